@@ -1,0 +1,1 @@
+//! The physical operators, named as `EXPLAIN` prints them.

@@ -1,0 +1,1 @@
+//! The only place where the parts of a gateway are built and joined.

@@ -1,0 +1,106 @@
+//! The offline store: every row ever written, as immutable versions of Lance datasets.
+//!
+//! One dataset a feature view (its history) and one a stored table. A dataset grows by commits; a commit is durable when
+//! [`OfflineStore::append`] returns. Readers name the version they read, so a statement sees one version whatever is written
+//! meanwhile. This room knows nothing of SQL, of "latest row per entity" or of the online store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::error::Result;
+use crate::registry::ObjectId;
+use crate::time::{CommitTime, DatasetVersion, EventTime};
+
+mod history;
+
+pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_schema};
+
+/// A stream of batches that ends at the first error.
+pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
+
+/// What a dataset holds, and thereby where it lies under the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dataset {
+    /// `views/<id>/history.lance`: the history of a feature view.
+    History(ObjectId),
+    /// `tables/<id>.lance`: the rows of a stored table.
+    Table(ObjectId),
+}
+
+/// A condition that a scan applies to the rows it reads. What a scan cannot express is not pushed down to it.
+#[derive(Clone, Debug)]
+pub enum Predicate {
+    /// The column equals one of the values; NULL never does.
+    In {
+        /// The column's name.
+        column: String,
+        /// The values, of the column's Arrow type.
+        values: ArrayRef,
+    },
+    /// `min <= event time <= max`, each bound where it is given.
+    EventTime {
+        /// The event time column's name.
+        column: String,
+        /// The earliest event time.
+        min: Option<EventTime>,
+        /// The latest event time.
+        max: Option<EventTime>,
+    },
+}
+
+/// What to read of one version. Predicates are joined by AND.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// The columns, by name, in the order they are wanted.
+    pub columns: Vec<String>,
+    /// The conditions; every row given meets all of them.
+    pub predicates: Vec<Predicate>,
+    /// Only the rows that commits after this version added.
+    pub added_after: Option<DatasetVersion>,
+    /// Add the column [`ROW_ADDRESS`], which [`OfflineStore::take`] understands for the same version.
+    pub row_address: bool,
+}
+
+/// The name of the column in which a scan gives row addresses (UInt64), last of its columns.
+pub const ROW_ADDRESS: &str = "_rowaddr";
+
+/// What a commit made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The version that holds the rows.
+    pub version: DatasetVersion,
+    /// The commit time its rows carry.
+    pub created_time: CommitTime,
+}
+
+/// The full history of each dataset, as immutable versions.
+#[async_trait]
+pub trait OfflineStore: Send + Sync + fmt::Debug {
+    /// Makes an empty dataset; one that is there already, of the same schema, is left as it is.
+    async fn create(&self, dataset: Dataset, schema: SchemaRef) -> Result<()>;
+
+    /// Adds `rows` as one commit, durable when this returns. For a history, `created_time` and `sequence` are already among
+    /// the columns. All rows or none.
+    async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit>;
+
+    /// The newest commit of the dataset; of an empty one, the version that made it and the commit time 0.
+    async fn latest(&self, dataset: Dataset) -> Result<Commit>;
+
+    /// The rows of one version that match, in no promised order. Costs what it reads: only the columns asked for.
+    async fn scan(&self, dataset: Dataset, version: DatasetVersion, scan: Scan) -> Result<BatchStream>;
+
+    /// The rows at these addresses, in their order: for few rows of many.
+    async fn take(&self, dataset: Dataset, version: DatasetVersion, addresses: &[u64], columns: &[String])
+    -> Result<RecordBatch>;
+
+    /// Deletes the dataset and its versions. Nothing there: nothing to do.
+    async fn remove(&self, dataset: Dataset) -> Result<()>;
+}
+
+/// A shared offline store.
+pub type SharedOfflineStore = Arc<dyn OfflineStore>;
