@@ -42,7 +42,7 @@ impl ValidBatch {
 }
 
 /// What a write did.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Written {
     /// Rows written.
     pub rows: u64,
