@@ -26,6 +26,8 @@ macro_rules! sql_states {
 }
 
 sql_states! {
+    /// `00000`: nothing went wrong; the code of notices.
+    SuccessfulCompletion = "00000",
     /// `08003`: the client went away.
     ConnectionDoesNotExist = "08003",
     /// `08006`: a store's connection broke.
