@@ -101,10 +101,18 @@ pub struct CopyIn {
     pub options: CopyOptions,
 }
 
+/// What sessions are made from: everything one gateway shares among its clients.
+pub struct Services {}
+
 /// One client's conversation.
 pub struct Session {}
 
 impl Session {
+    /// Opens a session for who logs in; an error refuses the login.
+    pub fn open(_services: &Arc<Services>, _login: Login) -> Result<Self> {
+        Err(Error::unsupported("login"))
+    }
+
     /// The settings a client is told at login, in PostgreSQL's order.
     pub fn reported_settings(&self) -> Vec<(&'static str, String)> {
         Vec::new()
