@@ -44,7 +44,9 @@ fn psql_runs_a_session() {
     assert!(output.status.success(), "{text}");
     assert!(text.starts_with(&expected), "{text}\n--- expected to begin with\n{expected}");
     let described = &text[expected.len()..];
-    for line in ["customer_id | bigint", "event_time  | timestamp with time zone", "amount      | double precision", "plan        | text"] {
+    for line in
+        ["customer_id | bigint", "event_time  | timestamp with time zone", "amount      | double precision", "plan        | text"]
+    {
         assert!(described.contains(line), "\\d spend shows {line:?}:\n{described}");
     }
     assert!(described.contains("labels"), "\\dt shows the table:\n{described}");
@@ -55,11 +57,20 @@ fn psql_looks_around() {
     let gateway = Setup::new(Online::Embedded).start();
     let define = "CREATE ENTITY customer KEY (customer_id BIGINT)";
     assert!(psql(&gateway, &["-c", define]).status.success());
-    let view = "CREATE FEATURE VIEW spend (amount DOUBLE PRECISION COMMENT 'in euros') ENTITY customer COMMENT 'what customers spend'";
+    let view =
+        "CREATE FEATURE VIEW spend (amount DOUBLE PRECISION COMMENT 'in euros') ENTITY customer COMMENT 'what customers spend'";
     assert!(psql(&gateway, &["-c", view]).status.success());
     let cases = [
-        ("\\d", "spend"), ("\\d+ spend", "in euros"), ("\\dt", "spend"), ("\\dt+", "what customers spend"), ("\\dt history.*", "spend"),
-        ("\\dn", "tidegate"), ("\\l", "tidegate"), ("\\dv tidegate.*", "feature_views"), ("\\du", "tester"), ("\\conninfo", "tester"),
+        ("\\d", "spend"),
+        ("\\d+ spend", "in euros"),
+        ("\\dt", "spend"),
+        ("\\dt+", "what customers spend"),
+        ("\\dt history.*", "spend"),
+        ("\\dn", "tidegate"),
+        ("\\l", "tidegate"),
+        ("\\dv tidegate.*", "feature_views"),
+        ("\\du", "tester"),
+        ("\\conninfo", "tester"),
     ];
     let mut faults = Vec::new();
     for (command, expected) in cases {
@@ -79,14 +90,22 @@ fn python() -> PathBuf {
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("psycopg");
     let python = folder.join("bin/python");
-    let has_driver = |python: &Path| Command::new(python).args(["-c", "import psycopg"]).output().is_ok_and(|output| output.status.success());
+    let has_driver =
+        |python: &Path| Command::new(python).args(["-c", "import psycopg"]).output().is_ok_and(|output| output.status.success());
     if !has_driver(&python) {
         let run = |command: &mut Command| {
             let output = command.output().expect("python3 and its venv module are installed (apt-get install python3-venv)");
             assert!(output.status.success(), "{}", text(&output));
         };
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "psycopg[binary]>=3.2,<4"]));
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "psycopg[binary]>=3.2,<4",
+        ]));
     }
     python
 }
@@ -131,7 +150,11 @@ async fn tokio_postgres_runs_a_session() {
     assert_eq!(keys, [7, 10, 11]);
 
     harness::run(&client, "CREATE TABLE labels (id BIGINT, customer_id BIGINT, ts TIMESTAMPTZ)").await;
-    harness::run(&client, "INSERT INTO labels VALUES (1, 7, '2025-12-31 11:30Z'), (2, 7, '2025-12-31 12:30Z'), (3, 99, '2025-12-31 12:30Z')").await;
+    harness::run(
+        &client,
+        "INSERT INTO labels VALUES (1, 7, '2025-12-31 11:30Z'), (2, 7, '2025-12-31 12:30Z'), (3, 99, '2025-12-31 12:30Z')",
+    )
+    .await;
     let join = "SELECT l.id, f.amount FROM labels l LEFT JOIN spend AS OF l.ts AS f ON f.customer_id = l.customer_id \
                 WHERE l.id >= $1 ORDER BY l.id";
     let joined: Vec<(i64, Option<f64>)> =

@@ -61,7 +61,8 @@ async fn one_name_is_given_once() {
     for round in 0..10 {
         let sql = format!("CREATE TABLE t{round} (x BIGINT)");
         let (left, right) = tokio::join!(a.simple_query(&sql), b.simple_query(&sql));
-        let failed: Vec<String> = [left, right].iter().filter_map(|outcome| outcome.as_ref().err().map(harness::explain)).collect();
+        let failed: Vec<String> =
+            [left, right].iter().filter_map(|outcome| outcome.as_ref().err().map(harness::explain)).collect();
         assert_eq!(failed, [format!("42P07: relation \"t{round}\" already exists")]);
     }
 }

@@ -61,7 +61,8 @@ const WEATHER: &str = "origin, observed_at, temp, dewp, humid, wind_dir, wind_sp
 
 /// JFK's weather as the expected answers write it.
 async fn weather(client: &Client, clause: &str) -> Value {
-    let row = client.query_one(&format!("SELECT {WEATHER} FROM airport_weather {clause} WHERE origin = 'JFK'"), &[]).await.unwrap();
+    let row =
+        client.query_one(&format!("SELECT {WEATHER} FROM airport_weather {clause} WHERE origin = 'JFK'"), &[]).await.unwrap();
     let mut named = serde_json::Map::new();
     for (column, name) in WEATHER.split(", ").enumerate() {
         let value = match name {
@@ -84,8 +85,18 @@ async fn training_set(client: &Client) -> Value {
     let none: [i64; 0] = [];
     let mut rows = pin!(client.query_raw(sql, none).await.unwrap());
     let mut sums = [
-        "flights", "labelled", "late", "without_weather", "without_delays", "temp_missing", "temp_hundredths",
-        "temp_hundredths_by_flight", "visib_hundredths", "mean_arr_delay_micros", "mean_arr_delay_micros_by_flight", "flights_1d",
+        "flights",
+        "labelled",
+        "late",
+        "without_weather",
+        "without_delays",
+        "temp_missing",
+        "temp_hundredths",
+        "temp_hundredths_by_flight",
+        "visib_hundredths",
+        "mean_arr_delay_micros",
+        "mean_arr_delay_micros_by_flight",
+        "flights_1d",
         "flights_1d_by_flight",
     ]
     .map(|name| (name, 0_i64));

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::harness::{self, Online, Setup};
 
-const WRITERS: usize = 4;
+const WRITERS: i64 = 4;
 
 async fn define(client: &Client) {
     harness::run(client, "CREATE ENTITY customer KEY (customer_id BIGINT)").await;
@@ -35,9 +35,12 @@ async fn survives_inserts(online: Online) {
     define(&gateway.connect().await).await;
     let mut acknowledged = BTreeSet::new();
     for round in 0..3_i64 {
-        let writers = (0..WRITERS).map(|writer| insert_until_cut(&gateway, round * 1_000_000 + writer as i64 * 100_000));
-        let writing = futures::future::join_all(writers);
-        let mut writing = pin!(writing);
+        let mut writers = Vec::new();
+        for writer in 0..WRITERS {
+            let first = round * 1_000_000 + writer * 100_000;
+            writers.push(insert_until_cut(gateway.connect().await, first));
+        }
+        let mut writing = pin!(futures::future::join_all(writers));
         // Long enough for some commits, at a moment that nobody chose.
         let cut = tokio::time::sleep(Duration::from_millis(400 + 137 * round as u64));
         tokio::select! { _ = &mut writing => panic!("the writers stopped by themselves"), () = cut => gateway.kill() }
@@ -53,8 +56,7 @@ async fn survives_inserts(online: Online) {
 }
 
 /// Inserts rows one by one until the gateway is gone; the keys it acknowledged.
-async fn insert_until_cut(gateway: &harness::Gateway, first: i64) -> Vec<i64> {
-    let client = gateway.connect().await;
+async fn insert_until_cut(client: Client, first: i64) -> Vec<i64> {
     let mut acknowledged = Vec::new();
     for key in first.. {
         let sql = format!("INSERT INTO spend (customer_id, event_time, amount) VALUES ({key}, '2025-12-31 00:00Z', {key})");
@@ -85,7 +87,9 @@ async fn an_acknowledged_copy_survives_a_kill() {
         define(&client).await;
         let keys: BTreeSet<i64> = (0..5_000).collect();
         let lines: String = keys.iter().map(|key| format!("{key},2025-12-31 00:00:00Z,{key}\n")).collect();
-        let mut sink = pin!(client.copy_in::<_, Bytes>("COPY spend (customer_id, event_time, amount) FROM STDIN (FORMAT csv)").await.unwrap());
+        let mut sink = pin!(
+            client.copy_in::<_, Bytes>("COPY spend (customer_id, event_time, amount) FROM STDIN (FORMAT csv)").await.unwrap()
+        );
         sink.send(Bytes::from(lines)).await.unwrap();
         assert_eq!(sink.finish().await.unwrap(), 5_000);
         gateway.restart();

@@ -11,23 +11,49 @@ use crate::harness::{self, Online, Setup};
 /// Statements, and how their error begins.
 const STATEMENTS: &[(&str, &str)] = &[
     ("INSERT INTO spend VALUES ('abc', '2025-12-31 00:00Z', 1)", "22P02: invalid input syntax for type bigint: \"abc\""),
-    ("INSERT INTO spend VALUES (8, 'yesterday-ish', 1)", "22007: invalid input syntax for type timestamp with time zone: \"yesterday-ish\""),
+    (
+        "INSERT INTO spend VALUES (8, 'yesterday-ish', 1)",
+        "22007: invalid input syntax for type timestamp with time zone: \"yesterday-ish\"",
+    ),
     ("INSERT INTO spend VALUES (8, '2025-13-31 00:00Z', 1)", "22008: date/time field value out of range: \"2025-13-31 00:00Z\""),
     ("INSERT INTO spend VALUES (8, 'infinity', 1)", "22008: "),
     ("INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (9, '2025-12-31 00:00Z', 99999)", "22003: smallint out of range"),
-    ("INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (NULL, '2025-12-31 00:00Z', 2)", "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint"),
-    ("INSERT INTO spend VALUES (8, NULL, 1)", "23502: null value in column \"event_time\" of relation \"spend\" violates not-null constraint"),
-    ("INSERT INTO spend (event_time, amount) VALUES ('2025-12-31 00:00Z', 1)", "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint"),
-    ("INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (9, '2025-12-31 00:00Z', -1)", "23514: new row for relation \"spend\" violates check constraint"),
-    ("INSERT INTO spend (customer_id, event_time, nope) VALUES (8, '2025-12-31 00:00Z', 1)", "42703: column \"nope\" of relation \"spend\" does not exist"),
+    (
+        "INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (NULL, '2025-12-31 00:00Z', 2)",
+        "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint",
+    ),
+    (
+        "INSERT INTO spend VALUES (8, NULL, 1)",
+        "23502: null value in column \"event_time\" of relation \"spend\" violates not-null constraint",
+    ),
+    (
+        "INSERT INTO spend (event_time, amount) VALUES ('2025-12-31 00:00Z', 1)",
+        "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint",
+    ),
+    (
+        "INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (9, '2025-12-31 00:00Z', -1)",
+        "23514: new row for relation \"spend\" violates check constraint",
+    ),
+    (
+        "INSERT INTO spend (customer_id, event_time, nope) VALUES (8, '2025-12-31 00:00Z', 1)",
+        "42703: column \"nope\" of relation \"spend\" does not exist",
+    ),
     ("INSERT INTO spend (customer_id, customer_id) VALUES (8, 8)", "42701: column \"customer_id\" specified more than once"),
     ("INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1, 2)", "42601: INSERT has more expressions than target columns"),
-    ("INSERT INTO spend (customer_id, event_time, amount) VALUES (8, '2025-12-31 00:00Z')", "42601: INSERT has more target columns than expressions"),
+    (
+        "INSERT INTO spend (customer_id, event_time, amount) VALUES (8, '2025-12-31 00:00Z')",
+        "42601: INSERT has more target columns than expressions",
+    ),
     ("INSERT INTO spend SELECT 8, TIMESTAMPTZ '2025-12-31 00:00Z', 1 / 0", "22012: division by zero"),
-    ("INSERT INTO spend SELECT 8, TIMESTAMPTZ '2025-12-31 00:00Z', true", "42804: column \"amount\" is of type smallint but expression is of type boolean"),
+    (
+        "INSERT INTO spend SELECT 8, TIMESTAMPTZ '2025-12-31 00:00Z', true",
+        "42804: column \"amount\" is of type smallint but expression is of type boolean",
+    ),
     ("INSERT INTO nowhere VALUES (1)", "42P01: relation \"nowhere\" does not exist"),
     ("UPDATE spend SET amount = 2 WHERE customer_id = 7", "0A000: "),
     ("DELETE FROM spend WHERE customer_id = 7", "0A000: "),
+    ("COPY nowhere FROM STDIN", "42P01: relation \"nowhere\" does not exist"),
+    ("COPY spend (customer_id, nope) FROM STDIN", "42703: column \"nope\" of relation \"spend\" does not exist"),
     ("SELECT nope FROM spend", "42703: column \"nope\" does not exist"),
     ("SELECT * FROM nowhere", "42P01: relation \"nowhere\" does not exist"),
     ("SELECT FROM WHERE", "42601: "),
@@ -45,7 +71,10 @@ const CSV: &[(&str, &str)] = &[
     ("8,2025-12-31 00:00Z,1\n9,2025-12-31 00:00Z\n", "22P04: missing data for column \"amount\""),
     ("8,2025-12-31 00:00Z,1\n9,2025-12-31 00:00Z,1,1\n", "22P04: extra data after last expected column"),
     ("8,2025-12-31 00:00Z,1\n9,2025-12-31 00:00Z,\"1\n", "22P04: unterminated CSV quoted field"),
-    ("8,2025-12-31 00:00Z,1\n,2025-12-31 00:00Z,1\n", "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint"),
+    (
+        "8,2025-12-31 00:00Z,1\n,2025-12-31 00:00Z,1\n",
+        "23502: null value in column \"customer_id\" of relation \"spend\" violates not-null constraint",
+    ),
     ("8,2025-12-31 00:00Z,1\n9,2025-12-31 00:00Z,70000\n", "22003: value \"70000\" is out of range for type smallint"),
     ("8,2025-12-31 00:00Z,1\n9,2025-12-31 00:00Z,-5\n", "23514: new row for relation \"spend\" violates check constraint"),
 ];
@@ -165,7 +194,8 @@ async fn a_registry_document_that_is_damaged_stops_the_start() {
     let mut gateway = Setup::new(Online::Embedded).start();
     define(&gateway.connect().await).await;
     gateway.kill();
-    let mut documents: Vec<_> = std::fs::read_dir(gateway.store().join("registry")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut documents: Vec<_> =
+        std::fs::read_dir(gateway.store().join("registry")).unwrap().map(|entry| entry.unwrap().path()).collect();
     documents.sort();
     std::fs::write(documents.last().unwrap(), "{").unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))

@@ -27,27 +27,21 @@ pub(crate) enum Online {
 }
 
 /// What a gateway is started with.
+#[derive(Clone)]
 pub(crate) struct Setup {
     online: Online,
-    clock: Option<String>,
-    arguments: Vec<String>,
+    clock: String,
 }
 
 impl Setup {
     /// A set clock and this online store.
     pub(crate) fn new(online: Online) -> Self {
-        Self { online, clock: Some(CLOCK.into()), arguments: Vec::new() }
+        Self { online, clock: CLOCK.into() }
     }
 
     /// Another place for the clock to stand.
     pub(crate) fn clock(mut self, instant: &str) -> Self {
-        self.clock = Some(instant.into());
-        self
-    }
-
-    /// A further argument of `tidegate serve`.
-    pub(crate) fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.into());
+        self.clock = instant.into();
         self
     }
 
@@ -76,11 +70,8 @@ impl Gateway {
         if let Some(redis) = &redis {
             command.args(["--redis", &redis.url()]);
         }
-        if let Some(clock) = &setup.clock {
-            command.args(["--clock", clock]);
-        }
         let mut child = command
-            .args(&setup.arguments)
+            .args(["--clock", &setup.clock])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -93,9 +84,7 @@ impl Gateway {
 
     /// A second gateway over the same store and Redis, with the same settings.
     pub(crate) fn second(&self) -> Gateway {
-        let setup =
-            Setup { online: self.setup.online, clock: self.setup.clock.clone(), arguments: self.setup.arguments.clone() };
-        Gateway::start(Arc::clone(&self.data), self.redis.clone(), setup)
+        Gateway::start(Arc::clone(&self.data), self.redis.clone(), self.setup.clone())
     }
 
     /// Where it listens.
@@ -136,14 +125,13 @@ impl Gateway {
     /// Starts it again on the same store, its clock standing where `clock` says.
     pub(crate) fn restart_at(&mut self, clock: &str) {
         self.kill();
-        let mut setup = Setup::new(self.setup.online).clock(clock);
-        setup.arguments.clone_from(&self.setup.arguments);
+        let setup = Setup::new(self.setup.online).clock(clock);
         *self = Gateway::start(Arc::clone(&self.data), self.redis.clone(), setup);
     }
 
     /// Starts it again on the same store.
     pub(crate) fn restart(&mut self) {
-        let clock = self.setup.clock.clone().unwrap_or_else(|| CLOCK.into());
+        let clock = self.setup.clock.clone();
         self.restart_at(&clock);
     }
 
@@ -256,16 +244,15 @@ fn spawn_redis(port: u16) -> Option<Child> {
         .spawn()
         .expect("redis-server is installed (`make test` installs it; or: apt-get install redis-server)");
     let deadline = Instant::now() + START_DEADLINE;
-    while Instant::now() < deadline {
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
+    while child.try_wait().unwrap().is_none() {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return Some(child);
         }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let _ = child.kill();
     None
 }
 
@@ -282,9 +269,7 @@ fn unique() -> u64 {
 pub(crate) async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
     let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{}\n  in: {sql}", explain(&error)));
     let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|column| row.get(column).unwrap_or("NULL").to_owned()).collect())
-        }
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|column| row.get(column).unwrap_or("NULL").to_owned()).collect()),
         _ => None,
     });
     rows.collect()

@@ -124,7 +124,8 @@ impl Trial {
             let (a, b) = KEYS[key];
             let comma = if number == 0 { "" } else { ", " };
             let amount_text = amount.map_or("NULL".into(), |amount| amount.to_string());
-            write!(sql, "{comma}('{a}', '{b}', '{}', {amount_text}, {})", instant(event_time), literal(label.as_deref())).unwrap();
+            write!(sql, "{comma}('{a}', '{b}', '{}', {amount_text}, {})", instant(event_time), literal(label.as_deref()))
+                .unwrap();
             self.history.rows.push(Row { key, event_time, amount, label });
         }
         harness::run(client, &sql).await;
@@ -156,7 +157,14 @@ impl Trial {
         harness::run(client, "SET tidegate.route = auto").await;
         for (key, (a, b)) in KEYS.iter().enumerate() {
             let one = self.ask(client, "", &format!("WHERE a = '{a}' AND b = '{b}'")).await;
-            assert_eq!(one.get(&key), expected.get(&key), "{} at {}, key {a:?}, {b:?}, {}", self.view, instant(now), self.story());
+            assert_eq!(
+                one.get(&key),
+                expected.get(&key),
+                "{} at {}, key {a:?}, {b:?}, {}",
+                self.view,
+                instant(now),
+                self.story()
+            );
         }
     }
 

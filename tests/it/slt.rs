@@ -13,7 +13,7 @@ use futures::{SinkExt, StreamExt, TryStreamExt};
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::harness::{self, Gateway, Online, Setup};
+use crate::harness::{self, Online, Setup};
 use crate::text::ValueText;
 
 /// How many scripts run at once.
@@ -62,7 +62,8 @@ async fn run_all(protocol: Protocol, online: Online) {
 
 async fn run_script(script: &Path, protocol: Protocol, online: Online) -> Result<(), String> {
     let gateway = Setup::new(online).start();
-    let mut runner = Runner::new(|| Connection::open(&gateway, protocol));
+    let mut runner =
+        Runner::new(|| async { Ok(Connection { client: gateway.try_connect().await.map_err(ScriptError)?, protocol }) });
     runner.add_label(if protocol == Protocol::Simple { "simple" } else { "extended" });
     runner.add_label(if online == Online::Redis { "redis" } else { "embedded" });
     runner.run_file_async(script).await.map_err(|error| error.display(false).to_string())
@@ -88,10 +89,6 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(gateway: &Gateway, protocol: Protocol) -> Result<Self, ScriptError> {
-        Ok(Self { client: gateway.try_connect().await.map_err(ScriptError)?, protocol })
-    }
-
     async fn simple(&self, sql: &str) -> Result<Output, ScriptError> {
         let (mut columns, mut rows, mut count) = (0, Vec::new(), 0);
         for message in self.client.simple_query(sql).await.map_err(ScriptError)? {

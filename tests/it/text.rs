@@ -190,7 +190,13 @@ fn interval(mut raw: &[u8]) -> Outcome<String> {
         }
     }
     if micros != 0 || parts.is_empty() {
-        let sign = if micros < 0 { "-" } else if after_negative { "+" } else { "" };
+        let sign = if micros < 0 {
+            "-"
+        } else if after_negative {
+            "+"
+        } else {
+            ""
+        };
         parts.push(format!("{sign}{}", time(micros.abs())));
     }
     Ok(parts.join(" "))
@@ -238,9 +244,14 @@ fn binary_values_read_as_postgresql_writes_them() {
     let check = |data_type: Type, raw: &[u8], expected: &str| {
         assert_eq!(decode(&data_type, raw).unwrap(), expected, "{data_type}");
     };
-    for (number, expected) in
-        [(0.1, "0.1"), (1e20, "1e+20"), (-1.5e-7, "-1.5e-07"), (123_456_789_012_345.0, "123456789012345"), (1e15, "1e+15"), (0.0001, "0.0001")]
-    {
+    for (number, expected) in [
+        (0.1, "0.1"),
+        (1e20, "1e+20"),
+        (-1.5e-7, "-1.5e-07"),
+        (123_456_789_012_345.0, "123456789012345"),
+        (1e15, "1e+15"),
+        (0.0001, "0.0001"),
+    ] {
         check(Type::FLOAT8, &f64::to_be_bytes(number), expected);
     }
     // 12345.678 is the groups 1, 2345, 6780 with the first of weight 1.
@@ -249,5 +260,9 @@ fn binary_values_read_as_postgresql_writes_them() {
     check(Type::NUMERIC, &[0, 1, 0xff, 0xff, 0, 0, 0, 4, 0, 5], "0.0005");
     check(Type::TIMESTAMPTZ, &0_i64.to_be_bytes(), "2000-01-01 00:00:00+00");
     check(Type::TIMESTAMP, &(-1_i64).to_be_bytes(), "1999-12-31 23:59:59.999999");
-    check(Type::INTERVAL, &[&(-7_200_000_000_i64).to_be_bytes()[..], &1_i32.to_be_bytes(), &0_i32.to_be_bytes()].concat(), "1 day -02:00:00");
+    check(
+        Type::INTERVAL,
+        &[&(-7_200_000_000_i64).to_be_bytes()[..], &1_i32.to_be_bytes(), &0_i32.to_be_bytes()].concat(),
+        "1 day -02:00:00",
+    );
 }

@@ -213,7 +213,8 @@ fn files_have_one_noun_and_few_lines() {
 fn nothing_is_left_unfinished_or_switched_off() {
     let mut faults = Vec::new();
     // Spelt in two halves, so that this file does not find itself.
-    let marks = [["TO", "DO"], ["FIX", "ME"], ["todo", "!("], ["unimplemented", "!("], ["#[ign", "ore"]].map(|halves| halves.concat());
+    let marks =
+        [["TO", "DO"], ["FIX", "ME"], ["todo", "!("], ["unimplemented", "!("], ["#[ign", "ore"]].map(|halves| halves.concat());
     for file in files(&root().join("src"), "rs").into_iter().chain(files(&root().join("tests"), "rs")) {
         let text = std::fs::read_to_string(&file).unwrap();
         for (number, line) in text.lines().enumerate() {
