@@ -51,7 +51,7 @@ SELECT observed_at, temp, wind_speed, visib FROM airport_weather AS OF TIMESTAMP
 EXPLAIN SELECT observed_at, temp, wind_speed, visib FROM airport_weather AS OF TIMESTAMPTZ '2013-02-09 12:00Z' WHERE origin = 'JFK';
 
 -- The training set: for each of the 336,776 flights, what was known when it was to depart.
-SELECT count(*) AS flights, count(w.observed_at) AS with_weather, count(d.arrived_at) AS with_delays, avg(d.mean_arr_delay_1d) AS mean_delay
+SELECT count(*) AS flights, count(w.observed_at) AS with_weather, count(d.arrived_at) AS with_delays, avg(d.mean_arr_delay_1d)::numeric(6, 2) AS mean_delay
 FROM flight_labels l
 LEFT JOIN airport_weather AS OF l.scheduled_departure AS w ON w.origin = l.origin
 LEFT JOIN carrier_delays AS OF l.scheduled_departure AS d ON d.carrier = l.carrier;

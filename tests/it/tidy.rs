@@ -126,7 +126,8 @@ fn sources() -> Vec<Source> {
         let is_tests = path.file_name().is_some_and(|name| name == "tests");
         let code = text.lines().take_while(|line| !is_tests && line.trim() != "#[cfg(test)]");
         let code = code.filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned).collect();
-        Source { path: path.to_string_lossy().replace('\\', "/").replace("/mod", ""), code }
+        let path = path.to_string_lossy().replace('\\', "/");
+        Source { path: path.strip_suffix("/mod").unwrap_or(&path).to_owned(), code }
     });
     named.collect()
 }
