@@ -5,6 +5,7 @@
 //! Callers that decide by the kind of error compare [`Error::code`].
 
 use std::fmt;
+use std::sync::Arc;
 
 /// A result whose error a client can read.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -170,17 +171,17 @@ sql_states! {
 /// An error as a client reads it, with its cause for the log.
 ///
 /// The message is lower case, without a full stop, and names the object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error(Box<Report>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Report {
     code: SqlState,
     message: String,
     detail: Option<String>,
     hint: Option<String>,
     position: Option<usize>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -223,7 +224,7 @@ impl Error {
     /// Keeps the cause for the log.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(source.into().into());
         self
     }
 

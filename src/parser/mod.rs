@@ -6,12 +6,17 @@
 
 use sqlparser::ast;
 
+mod cursor;
+mod data_type;
 pub mod definition;
-
+mod settings;
+mod statement;
 pub mod time_clause;
+mod translate;
 
+pub use data_type::sql_type;
 pub use definition::{CreateEntity, CreateFeatureView};
-
+pub use statement::{parse, parse_query};
 pub use time_clause::TimeClause;
 
 /// A query whose tables may carry time clauses.
@@ -273,3 +278,6 @@ pub enum Statement {
     /// Nothing between two semicolons.
     Empty,
 }
+
+#[cfg(test)]
+mod tests;

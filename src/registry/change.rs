@@ -10,13 +10,13 @@ use super::ttl::Ttl;
 use crate::error::{Error, Result, SqlState};
 
 /// The most bytes a name may have, as in PostgreSQL.
-pub const NAME_BYTES_MAX: usize = 63;
+const NAME_BYTES_MAX: usize = 63;
 
 /// The most columns a relation may have, as in PostgreSQL.
-pub const COLUMNS_MAX: usize = 1600;
+const COLUMNS_MAX: usize = 1600;
 
 /// Column names that history keeps for itself.
-pub const RESERVED_COLUMNS: [&str; 3] = ["created_time", "__sequence", "__retracted"];
+const RESERVED_COLUMNS: [&str; 3] = ["created_time", "__sequence", "__retracted"];
 
 /// One change of the registry. It names objects; numbers are given when it is applied.
 #[derive(Clone, Debug)]
