@@ -24,10 +24,10 @@ test: tools-build tools-test ## Every test, with a real gateway, a real Redis an
 	fi
 
 tools-build:
-	@./tools/need protoc protobuf-compiler protobuf
+	@./.ci/need protoc protobuf-compiler protobuf
 
 tools-test:
-	@./tools/need redis-server redis-server redis
-	@./tools/need psql postgresql-client libpq
-	@./tools/need python3 python3 python3
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || ./tools/need --always python3-venv python3
+	@./.ci/need redis-server redis-server redis
+	@./.ci/need psql postgresql-client libpq
+	@./.ci/need python3 python3 python3
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || ./.ci/need --always python3-venv python3
