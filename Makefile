@@ -23,11 +23,12 @@ test: tools-build tools-test ## Every test, with a real gateway, a real Redis an
 		$(CARGO) test --locked; \
 	fi
 
+# Lance's build reads protoc's own .proto files, which Debian packs apart.
 tools-build:
-	@./tools/need protoc protobuf-compiler protobuf
+	@./tools/need 'command -v cc' build-essential gcc
+	@./tools/need 'ls "$$(dirname "$$(command -v protoc)")/../include/google/protobuf/any.proto"' 'protobuf-compiler libprotobuf-dev' protobuf
 
 tools-test:
-	@./tools/need redis-server redis-server redis
-	@./tools/need psql postgresql-client libpq
-	@./tools/need python3 python3 python3
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || ./tools/need --always python3-venv python3
+	@./tools/need 'command -v redis-server' redis-server redis
+	@./tools/need 'command -v psql' postgresql-client postgresql@15
+	@./tools/need 'python3 -c "import ensurepip, venv"' python3-venv python3
