@@ -30,5 +30,5 @@ tools-build:
 
 tools-test:
 	@./tools/need 'command -v redis-server' redis-server redis
-	@./tools/need 'command -v psql' postgresql-client postgresql@15
+	@./tools/need 'command -v psql' postgresql-client postgresql@14
 	@./tools/need 'python3 -c "import ensurepip, venv"' python3-venv python3
