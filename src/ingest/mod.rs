@@ -1,14 +1,32 @@
 //! The one write path: validate, append to the offline store, upsert into the online store.
+//!
+//! A row is durable in the offline store before the online store hears of it. What goes wrong after that is repaired by
+//! [`Ingest::catch_up`], which brings the online store up to the offline store commit by commit. Small writes that come at the
+//! same time share a commit.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use futures::future::join_all;
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::offline::SharedOfflineStore;
+use crate::offline::{Dataset, SharedOfflineStore, history_schema};
 use crate::online::OnlineViews;
-use crate::registry::{Registry, Target};
+use crate::registry::{FeatureView, ObjectId, Registry, Target};
 use crate::time::{Clock, CommitTime};
+
+mod assign;
+mod catch_up;
+mod check;
+mod commit;
+mod number;
+mod validate;
+
+use check::Checks;
+use commit::Relation;
 
 /// Rows that may be written as they are: nobody checks again.
 #[derive(Clone, Debug)]
@@ -36,13 +54,25 @@ impl ValidBatch {
     }
 
     /// The rows as a commit at `created_time` stores them, sequences counting up from `first_sequence`.
-    pub fn stored(&self, _created_time: CommitTime, _first_sequence: i64) -> Result<RecordBatch> {
-        Ok(self.rows.clone())
+    pub fn stored(&self, created_time: CommitTime, first_sequence: i64) -> Result<RecordBatch> {
+        let view = match &self.target {
+            Target::View(view) => view,
+            Target::Table(_) => return Ok(self.rows.clone()),
+        };
+        let rows = self.rows.num_rows();
+        let created = TimestampMicrosecondArray::from_value(created_time.micros(), rows).with_timezone("UTC");
+        let sequences = Int64Array::from_iter_values((first_sequence..).take(rows));
+        let mut columns: Vec<ArrayRef> = self.rows.columns().to_vec();
+        columns.push(Arc::new(created));
+        columns.push(Arc::new(sequences));
+        columns.push(Arc::new(BooleanArray::from(vec![false; rows])));
+        RecordBatch::try_new(history_schema(view), columns)
+            .map_err(|source| Error::internal(format!("rows of \"{}\" do not fit its history", view.name)).caused_by(source))
     }
 }
 
 /// What a write did.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Written {
     /// Rows written.
     pub rows: u64,
@@ -50,41 +80,150 @@ pub struct Written {
     pub warnings: Vec<Error>,
 }
 
+/// The stores a write goes to, and the clock that stamps it.
+#[derive(Clone, Debug)]
+struct Stores {
+    offline: SharedOfflineStore,
+    online: Arc<OnlineViews>,
+    clock: Arc<dyn Clock>,
+}
+
 /// The write path, shared by all sessions of a gateway.
-#[derive(Debug)]
-pub struct Ingest {}
+pub struct Ingest {
+    stores: Stores,
+    relations: Mutex<HashMap<ObjectId, Arc<Relation>>>,
+    checks: Mutex<HashMap<ObjectId, Arc<Checks>>>,
+    /// Held by the one catch-up under way; the present of the last one.
+    caught_up: tokio::sync::Mutex<Option<CommitTime>>,
+}
+
+impl fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingest").field("stores", &self.stores).finish_non_exhaustive()
+    }
+}
 
 impl Ingest {
     /// A write path into these stores.
-    pub fn new(_offline: SharedOfflineStore, _online: Arc<OnlineViews>, _clock: Arc<dyn Clock>) -> Self {
-        Self {}
+    pub fn new(offline: SharedOfflineStore, online: Arc<OnlineViews>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            stores: Stores { offline, online, clock },
+            relations: Mutex::default(),
+            checks: Mutex::default(),
+            caught_up: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Checks rows against the relation they are for: columns by name, types by assignment, keys and event times not NULL,
     /// `CHECK`s. All rows or none; the error names row and column. A missing event time is `now`; other missing columns are
     /// NULL. Text is parsed as the column's type, instants without a zone in `time_zone`.
-    pub fn validate(&self, _target: &Target, _rows: &RecordBatch, _now: CommitTime, _time_zone: &str) -> Result<ValidBatch> {
-        Err(Error::unsupported("writing"))
+    pub fn validate(&self, target: &Target, rows: &RecordBatch, now: CommitTime, time_zone: &str) -> Result<ValidBatch> {
+        let valid = validate::columns(target, rows, now, time_zone)?;
+        if let Target::View(view) = target {
+            self.checks(view)?.hold(view, &valid)?;
+        }
+        Ok(ValidBatch { target: target.clone(), rows: valid })
+    }
+
+    fn checks(&self, view: &FeatureView) -> Result<Arc<Checks>> {
+        let kept = self.checks.lock().get(&view.id).cloned();
+        match kept {
+            Some(checks) => Ok(checks),
+            None => {
+                let checks = Arc::new(Checks::new(view)?);
+                self.checks.lock().insert(view.id, checks.clone());
+                Ok(checks)
+            }
+        }
+    }
+
+    /// Whether the `CHECK` conditions of a view that is about to be made can be judged; the error says what is wrong with them.
+    pub fn check_conditions(view: &FeatureView) -> Result<()> {
+        Checks::new(view).map(drop)
     }
 
     /// Writes batches: durable when this returns, atomic per relation, visible to the next lookup.
-    pub async fn write(&self, _batches: Vec<ValidBatch>) -> Result<Written> {
-        Err(Error::unsupported("writing"))
+    pub async fn write(&self, batches: Vec<ValidBatch>) -> Result<Written> {
+        let rows: usize = batches.iter().map(ValidBatch::len).sum();
+        let mut relations: Vec<(ObjectId, Vec<ValidBatch>)> = Vec::new();
+        for batch in batches.into_iter().filter(|batch| !batch.is_empty()) {
+            let id = batch.target.id();
+            match relations.iter_mut().find(|(of, _)| *of == id) {
+                Some((_, batches)) => batches.push(batch),
+                None => relations.push((id, vec![batch])),
+            }
+        }
+        let writes = relations.into_iter().map(|(id, batches)| {
+            let relation = self.relations.lock().entry(id).or_insert_with(|| Relation::new(&batches[0].target)).clone();
+            relation.write(&self.stores, batches)
+        });
+        let mut written = Written { rows: rows as u64, warnings: Vec::new() };
+        for outcome in join_all(writes).await {
+            written.warnings.extend(outcome?);
+        }
+        Ok(written)
     }
 
     /// Makes the stores ready for a relation that the registry has just got.
-    pub async fn create(&self, _target: &Target) -> Result<()> {
+    pub async fn create(&self, target: &Target) -> Result<()> {
+        let (dataset, schema) = match target {
+            Target::View(view) => (Dataset::History(view.id), history_schema(view)),
+            Target::Table(table) => (Dataset::Table(table.id), table.schema()),
+        };
+        self.stores.offline.create(dataset, schema).await?;
+        if let Target::View(view) = target
+            && view.online
+        {
+            // Where the online store cannot be reached, the next catch-up makes the view ready.
+            let caught_up = catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await;
+            if let Err(error) = caught_up {
+                tracing::warn!(view = %view.name, %error, "online store not ready");
+            }
+        }
         Ok(())
     }
 
     /// Forgets a relation that the registry has just lost.
-    pub async fn remove(&self, _target: &Target) -> Result<()> {
+    pub async fn remove(&self, target: &Target) -> Result<()> {
+        let id = target.id();
+        self.relations.lock().remove(&id);
+        self.checks.lock().remove(&id);
+        let dataset = match target {
+            Target::View(_) => Dataset::History(id),
+            Target::Table(_) => Dataset::Table(id),
+        };
+        self.stores.offline.remove(dataset).await?;
+        if matches!(target, Target::View(_))
+            && let Err(error) = self.stores.online.forget(id).await
+        {
+            // The number is never used again: what stays in the store is dead weight, not a wrong answer.
+            tracing::warn!(relation = target.name(), %error, "online rows left behind");
+        }
         Ok(())
     }
 
     /// Brings the online store up to the offline store for every view of `registry`: builds what is missing, replays what was
     /// committed since, and keeps the rows whose time has not come. Called at start, and again and again while serving.
-    pub async fn catch_up(&self, _registry: &Registry) -> Result<()> {
-        Ok(())
+    /// A view that cannot be caught up does not keep the others from it; the first error is given.
+    pub async fn catch_up(&self, registry: &Registry) -> Result<()> {
+        let mut last = self.caught_up.lock().await;
+        let now = self.stores.clock.now();
+        // A clock set back would leave rows of the future in the online store, in the place of those that answer now.
+        let set_back = last.is_some_and(|last| now < last);
+        *last = Some(now);
+        let mut first_error = None;
+        for view in registry.views.values().filter(|view| view.online) {
+            let caught_up = async {
+                if set_back {
+                    self.stores.online.forget(view.id).await?;
+                }
+                catch_up::view(&self.stores, view, now.as_event_time()).await
+            };
+            if let Err(error) = caught_up.await {
+                self.stores.online.set_unready(view.id);
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
     }
 }

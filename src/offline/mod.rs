@@ -17,8 +17,10 @@ use crate::registry::ObjectId;
 use crate::time::{CommitTime, DatasetVersion, EventTime};
 
 mod history;
+mod lance;
 
 pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_schema};
+pub use self::lance::{Durability, LanceStore};
 
 /// A stream of batches that ends at the first error.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;

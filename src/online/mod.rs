@@ -14,12 +14,14 @@ use crate::registry::ObjectId;
 use crate::time::DatasetVersion;
 
 pub mod key;
+mod memory;
 pub mod row;
 mod views;
 
 pub use key::{EntityKey, RowKey};
+pub use memory::MemoryStore;
 pub use row::{PackedRow, RowLayout, RowVersion};
-pub use views::OnlineViews;
+pub use views::{OnlineViews, ReadinessMark};
 
 /// The newest row of each entity of each view.
 #[async_trait]

@@ -1,0 +1,198 @@
+//! Open dataset handles.
+//!
+//! Opening a dataset reads its newest manifest, and a manifest grows with the fragments: handles are kept. Whether a kept
+//! handle is still the newest is one look for the manifest that would follow it.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use lance::dataset::builder::DatasetBuilder;
+use lance::session::Session;
+use parking_lot::Mutex;
+
+use super::{could_not, path};
+use crate::error::{Error, Result, SqlState};
+use crate::offline::{Commit, Dataset};
+use crate::time::{CommitTime, DatasetVersion};
+
+/// One version of a dataset, open.
+pub(super) type Handle = Arc<lance::Dataset>;
+
+/// Under this name a commit's transaction carries its commit time.
+pub(super) const CREATED_TIME_PROPERTY: &str = "tidegate.created_time";
+
+/// The most bytes of index data kept.
+const INDEX_CACHE_BYTES: usize = 256 << 20;
+
+/// The most bytes of manifests and file footers kept.
+const METADATA_CACHE_BYTES: usize = 256 << 20;
+
+/// How many handles on versions that are no longer the newest are kept.
+const OLDER_HANDLES_MAX: usize = 64;
+
+/// The open handles of one store.
+#[derive(Debug)]
+pub(super) struct Handles {
+    root: PathBuf,
+    session: Arc<Session>,
+    newest: Mutex<HashMap<Dataset, Newest>>,
+    /// Least recently used first.
+    older: Mutex<VecDeque<(Dataset, Handle)>>,
+}
+
+#[derive(Clone, Debug)]
+struct Newest {
+    handle: Handle,
+    created_time: CommitTime,
+}
+
+/// Why a dataset could not be opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// There is none.
+    Missing(lance::Error),
+    /// There is one, or may be one, and it cannot be read.
+    Failed(lance::Error),
+}
+
+impl OpenError {
+    pub(super) fn report(self, what: &str, dataset: Dataset) -> Error {
+        match self {
+            OpenError::Missing(source) => {
+                Error::new(SqlState::IoError, format!("dataset \"{}\" is not in the store", path(dataset))).caused_by(source)
+            }
+            OpenError::Failed(source) => could_not(what, dataset, source),
+        }
+    }
+}
+
+impl Handles {
+    pub(super) fn new(root: PathBuf) -> Self {
+        let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
+        Self { root, session: Arc::new(session), newest: Mutex::default(), older: Mutex::default() }
+    }
+
+    pub(super) fn session(&self) -> Arc<Session> {
+        self.session.clone()
+    }
+
+    pub(super) fn uri(&self, dataset: Dataset) -> String {
+        self.root.join(path(dataset)).to_string_lossy().into_owned()
+    }
+
+    /// Opens the newest version, whatever is kept.
+    pub(super) async fn open(&self, dataset: Dataset) -> Result<Handle, OpenError> {
+        let builder = DatasetBuilder::from_uri(self.uri(dataset)).with_session(self.session.clone());
+        match builder.load().boxed().await {
+            Ok(handle) => Ok(Arc::new(handle)),
+            Err(error @ (lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. })) => Err(OpenError::Missing(error)),
+            Err(error) => Err(OpenError::Failed(error)),
+        }
+    }
+
+    /// A handle on a version that is, or was a moment ago, the newest.
+    pub(super) async fn newest(&self, dataset: Dataset) -> Result<Handle> {
+        let kept = self.newest.lock().get(&dataset).map(|newest| newest.handle.clone());
+        match kept {
+            Some(handle) => Ok(handle),
+            None => {
+                self.latest(dataset).await?;
+                let kept = self.newest.lock().get(&dataset).map(|newest| newest.handle.clone());
+                kept.ok_or_else(|| OpenError::Missing(lance::Error::not_found(path(dataset))).report("open", dataset))
+            }
+        }
+    }
+
+    /// The newest commit, whoever made it.
+    pub(super) async fn latest(&self, dataset: Dataset) -> Result<Commit> {
+        let kept = self.newest.lock().get(&dataset).cloned();
+        let newest = match kept {
+            Some(kept) => {
+                let successor = kept.handle.has_successor_version().boxed().await;
+                if !successor.map_err(|source| could_not("read", dataset, source))? {
+                    return Ok(commit(&kept));
+                }
+                let mut handle = kept.handle.as_ref().clone();
+                handle.checkout_latest().boxed().await.map_err(|source| could_not("read", dataset, source))?;
+                let created_time = created_time(dataset, &handle, Some(&kept)).await?;
+                Newest { handle: Arc::new(handle), created_time }
+            }
+            None => {
+                let handle = self.open(dataset).await.map_err(|error| error.report("read", dataset))?;
+                let created_time = created_time(dataset, &handle, None).await?;
+                Newest { handle, created_time }
+            }
+        };
+        let commit = commit(&newest);
+        self.keep_newest(dataset, newest.handle, newest.created_time);
+        Ok(commit)
+    }
+
+    /// A handle on one version.
+    pub(super) async fn at(&self, dataset: Dataset, version: DatasetVersion) -> Result<Handle> {
+        if let Some(handle) = self.kept(dataset, version) {
+            return Ok(handle);
+        }
+        let newest = self.newest(dataset).await?;
+        let handle = newest.checkout_version(version.0).boxed().await.map_err(|source| {
+            let message = format!("could not read version {version} of dataset \"{}\"", path(dataset));
+            Error::new(SqlState::IoError, message).caused_by(source)
+        })?;
+        let handle = Arc::new(handle);
+        let mut older = self.older.lock();
+        older.push_back((dataset, handle.clone()));
+        if older.len() > OLDER_HANDLES_MAX {
+            older.pop_front();
+        }
+        Ok(handle)
+    }
+
+    fn kept(&self, dataset: Dataset, version: DatasetVersion) -> Option<Handle> {
+        if let Some(newest) = self.newest.lock().get(&dataset)
+            && newest.handle.version_id() == version.0
+        {
+            return Some(newest.handle.clone());
+        }
+        let mut older = self.older.lock();
+        let place = older.iter().position(|(of, handle)| *of == dataset && handle.version_id() == version.0)?;
+        let found = older.remove(place)?;
+        let handle = found.1.clone();
+        older.push_back(found);
+        Some(handle)
+    }
+
+    /// Keeps a handle unless a newer one is kept.
+    pub(super) fn keep_newest(&self, dataset: Dataset, handle: Handle, created_time: CommitTime) {
+        let mut newest = self.newest.lock();
+        if newest.get(&dataset).is_none_or(|kept| kept.handle.version_id() <= handle.version_id()) {
+            newest.insert(dataset, Newest { handle, created_time });
+        }
+    }
+
+    pub(super) fn forget(&self, dataset: Dataset) {
+        self.newest.lock().remove(&dataset);
+        self.older.lock().retain(|(of, _)| *of != dataset);
+    }
+}
+
+fn commit(newest: &Newest) -> Commit {
+    Commit { version: DatasetVersion(newest.handle.version_id()), created_time: newest.created_time }
+}
+
+/// The commit time of the version `handle` stands at: that of the newest commit, at or before it, that states one. A commit
+/// that only rearranges rows states none.
+async fn created_time(dataset: Dataset, handle: &lance::Dataset, known: Option<&Newest>) -> Result<CommitTime> {
+    let oldest = known.map_or(0, |known| known.handle.version_id());
+    for version in (oldest + 1..=handle.version_id()).rev() {
+        let read = handle.read_version_transaction(version).boxed().await;
+        let read = read.map_err(|source| could_not("read", dataset, source))?;
+        let properties = read.transaction.and_then(|transaction| transaction.transaction_properties);
+        let stated = properties.and_then(|properties| properties.get(CREATED_TIME_PROPERTY)?.parse().ok());
+        if let Some(micros) = stated {
+            return Ok(CommitTime::from_micros(micros));
+        }
+    }
+    Ok(known.map_or(CommitTime::from_micros(0), |known| known.created_time))
+}
