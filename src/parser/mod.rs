@@ -11,6 +11,7 @@ mod data_type;
 pub mod definition;
 mod settings;
 mod statement;
+pub mod postgres;
 pub mod time_clause;
 mod translate;
 

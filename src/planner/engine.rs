@@ -32,6 +32,7 @@ use super::now::Now;
 use super::parameters::Parameters;
 use super::physical::OurQueryPlanner;
 use super::types::Types;
+use super::using::expand_stars;
 use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
@@ -96,6 +97,7 @@ impl Planner {
     ) -> Result<QueryPlan> {
         let mut query = query.clone();
         let names = names::column_names(&query.body);
+        expand_stars(&mut query.body);
         names::separate_repeated_items(&mut query.body);
         let mut known = Parameters::of(&mut query, parameters)?;
         if !known.all_known() {
@@ -242,7 +244,7 @@ fn output_field(field: &FieldRef, name: String) -> Field {
 
 fn explained(text: &str) -> Result<Rows> {
     let schema: SchemaRef = Arc::new(Schema::new(vec![SqlType::Text.field(EXPLAIN_COLUMN, true)]));
-    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(text.lines()));
+    let lines: ArrayRef = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![lines]).map_err(|error| from_datafusion(error.into()))?;
     let stream: BatchStream = futures::stream::once(std::future::ready(Ok(batch))).boxed();
     Ok(Rows { schema, stream })

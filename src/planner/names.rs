@@ -20,6 +20,12 @@ pub(super) fn separate_repeated_items(query: &mut ast::Query) {
         let mut seen = std::collections::HashSet::new();
         for (place, item) in select.projection.iter_mut().enumerate() {
             let (text, expr) = match item {
+                // `x` may be the same column as `t.x`.
+                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                    let expr = Expr::CompoundIdentifier(parts.clone());
+                    let bare = parts.last().map(ToString::to_string).filter(|last| seen.contains(last));
+                    (bare.unwrap_or_else(|| expr.to_string()), expr)
+                }
                 SelectItem::UnnamedExpr(expr) => (expr.to_string(), expr.clone()),
                 SelectItem::ExprWithAlias { expr, alias } => (alias.to_string(), expr.clone()),
                 _ => continue,
