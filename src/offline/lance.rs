@@ -313,3 +313,6 @@ fn batch_rows(schema: &Schema) -> usize {
     let row_bytes: usize = schema.fields().iter().map(width).sum();
     (BATCH_BYTES / row_bytes.max(1)).clamp(1024, BATCH_ROWS_MAX)
 }
+
+#[cfg(test)]
+mod tests;
