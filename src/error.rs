@@ -26,6 +26,8 @@ macro_rules! sql_states {
 }
 
 sql_states! {
+    /// `00000`: nothing went wrong; the code of notices.
+    SuccessfulCompletion = "00000",
     /// `08003`: the client went away.
     ConnectionDoesNotExist = "08003",
     /// `08006`: a store's connection broke.
@@ -48,8 +50,12 @@ sql_states! {
     InvalidDatetimeFormat = "22007",
     /// `22008`: an instant out of range.
     DatetimeFieldOverflow = "22008",
+    /// `22009`: an offset from UTC beyond what zones have.
+    InvalidTimeZoneDisplacementValue = "22009",
     /// `22012`: division by zero.
     DivisionByZero = "22012",
+    /// `22015`: an interval out of range.
+    IntervalFieldOverflow = "22015",
     /// `22021`: bytes that are not UTF-8.
     CharacterNotInRepertoire = "22021",
     /// `22023`: a parameter's value is not acceptable.
@@ -180,6 +186,7 @@ struct Report {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    context: Option<String>,
     position: Option<usize>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -187,7 +194,15 @@ struct Report {
 impl Error {
     /// An error of kind `code` that says `message`.
     pub fn new(code: SqlState, message: impl Into<String>) -> Self {
-        Self(Box::new(Report { code, message: message.into(), detail: None, hint: None, position: None, source: None }))
+        Self(Box::new(Report {
+            code,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            context: None,
+            position: None,
+            source: None,
+        }))
     }
 
     /// What Tidegate understands and refuses; `what` is named in the message.
@@ -211,6 +226,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the line that says where it happened, in data rather than in the statement (`COPY t, line 3, column x: "abc"`).
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.0.context = Some(context.into());
         self
     }
 
@@ -246,6 +268,11 @@ impl Error {
     /// The hint, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// Where in the data it happened, if it was there.
+    pub fn context_text(&self) -> Option<&str> {
+        self.0.context.as_deref()
     }
 
     /// The character of the statement it points at, counted from 1.

@@ -1,1 +1,132 @@
 //! Sockets: accepting, limiting and stopping.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::protocol::{CancelRegistry, Host, Limits, Room, Stopping, serve_connection};
+use crate::session::Services;
+
+/// What the server as a whole may take.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// What each connection may take.
+    pub limits: Limits,
+    /// The connections served at once. Further clients are told that there are too many.
+    pub connections_max: usize,
+    /// How long a stop waits for what runs before cancelling it.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { limits: Limits::default(), connections_max: 100, drain_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// How many clients may at once be told that there are too many, or send a cancel request while there are.
+const CONNECTIONS_OVER_MAX: usize = 32;
+
+/// How long what was cancelled has to end by itself.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The pause after an error of the listener, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the clients of `listener` until `shutdown` completes. Then it accepts no more; connections are told `57P01` and close
+/// as they become idle; what still runs after [`ServerConfig::drain_timeout`] is cancelled. Every connection has ended when
+/// this returns.
+///
+/// Not cancel safe: dropping it drops all connections where they are.
+pub async fn serve(listener: TcpListener, config: ServerConfig, services: Arc<Services>, shutdown: impl Future<Output = ()>) {
+    let (stopping, watched) = watch::channel(Stopping::No);
+    let host = Host { services, limits: config.limits.clone(), cancels: Arc::new(CancelRegistry::default()), stopping: watched };
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => admit(stream, &config, &host, &open, &mut connections),
+                Err(problem) => {
+                    warn!(%problem, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    info!(connections = connections.len(), "stopping");
+    for (phase, timeout) in [(Stopping::WhenIdle, config.drain_timeout), (Stopping::Now, CANCEL_TIMEOUT)] {
+        stopping.send_replace(phase);
+        let all_ended = async {
+            while let Some(ended) = connections.join_next().await {
+                report(ended);
+            }
+        };
+        if tokio::time::timeout(timeout, all_ended).await.is_ok() {
+            return;
+        }
+    }
+    warn!(connections = connections.len(), "connections did not end by themselves");
+    connections.shutdown().await;
+}
+
+/// Starts a connection of its own.
+fn admit(stream: TcpStream, config: &ServerConfig, host: &Host, open: &Arc<AtomicUsize>, connections: &mut JoinSet<()>) {
+    let Ok(place) = Place::take(open, config.connections_max + CONNECTIONS_OVER_MAX) else { return };
+    if let Err(problem) = prepare(&stream) {
+        warn!(%problem, "could not set up a connection");
+        return;
+    }
+    let room = if place.number <= config.connections_max { Room::Free } else { Room::Full };
+    let host = host.clone();
+    connections.spawn(async move {
+        serve_connection(stream, host, room).await;
+        drop(place);
+    });
+}
+
+/// Answers are written whole, so there is nothing for the kernel to wait for.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)
+}
+
+/// A connection's place among those that are open.
+struct Place {
+    open: Arc<AtomicUsize>,
+    number: usize,
+}
+
+struct NoPlace;
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Result<Self, NoPlace> {
+        let number = open.fetch_add(1, Ordering::SeqCst) + 1;
+        let place = Self { open: Arc::clone(open), number };
+        if number > most { Err(NoPlace) } else { Ok(place) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(problem) = ended
+        && problem.is_panic()
+    {
+        error!(%problem, "a connection ended by a defect of the server");
+    }
+}

@@ -1,1 +1,65 @@
 //! The physical operators, named as `EXPLAIN` prints them.
+//!
+//! Each operator knows one way to read: [`OnlineLookupExec`] asks the online store by key, [`SnapshotExec`] finds the newest
+//! row of each entity at an instant, [`AsOfJoinExec`] does so for every row of its left side at that row's own instant, and
+//! [`DatasetScanExec`] reads stored rows as they are. None of them decides which one runs: that is the planner's part.
+
+mod as_of_join;
+mod as_of_match;
+mod batches;
+mod key_dictionary;
+mod lookup;
+mod runtime;
+mod scan;
+mod snapshot;
+mod source;
+mod spine;
+
+pub use as_of_join::{AsOfJoinExec, AsOfKind, AsOfView};
+pub use batches::conform;
+pub use lookup::{KeySet, LookupSpec, OnlineLookupExec};
+pub use runtime::QueryRuntime;
+pub use scan::DatasetScanExec;
+pub use snapshot::{SnapshotExec, SnapshotSpec};
+pub use source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::{Partitioning, PlanProperties};
+
+use crate::error::{Error, SqlState};
+
+/// Rows in a batch that an operator gives.
+pub(crate) const BATCH_ROWS: usize = 8192;
+
+/// The properties of an operator that gives one bounded, unordered stream.
+fn one_stream(schema: &SchemaRef, emission: EmissionType) -> Arc<PlanProperties> {
+    let equivalence = EquivalenceProperties::new(Arc::clone(schema));
+    Arc::new(PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), emission, Boundedness::Bounded))
+}
+
+/// Our error on its way through DataFusion.
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// DataFusion's error on its way through our own code.
+fn internal(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(source) => match source.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(source) => Error::internal(source.to_string()).caused_by(source),
+        },
+        DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, "out of memory").detail(message),
+        other => Error::internal("an operator failed").caused_by(other),
+    }
+}
+
+/// An Arrow kernel's error; kernels are called on arrays whose types were checked, so it is a defect.
+fn kernel(error: arrow::error::ArrowError) -> Error {
+    Error::internal(format!("a kernel failed: {error}")).caused_by(error)
+}

@@ -1,10 +1,11 @@
 //! From text to statements.
 
 use sqlparser::ast;
-use sqlparser::parser::Parser;
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{IsOptional, Parser};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::cursor::{Cursor, Source};
+use super::cursor::{Cursor, Source, ident_name, relation_name};
 use super::{CommentTarget, Query, Statement, definition, settings, time_clause, translate};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::ObjectKind;
@@ -92,6 +93,10 @@ fn one(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Result<Statement> {
     if cursor.eat("table") {
         return translate::table(reader);
     }
+    if let Some(statement) = create_table_as(reader)? {
+        return Ok(statement);
+    }
+    let cursor = &reader.cursor;
     if ["select", "with", "values"].iter().any(|word| cursor.at(word)) || cursor.parser.peek_token_ref().token == Token::LParen {
         return reader.query().map(Statement::Query);
     }
@@ -163,6 +168,28 @@ fn comment(cursor: &mut Cursor<'_>) -> Result<Statement> {
     let comment = if cursor.eat("null") { None } else { Some(cursor.string()?) };
     cursor.end()?;
     Ok(Statement::Comment { target: CommentTarget::Object(kind, name), comment })
+}
+
+/// `CREATE TABLE name (columns) AS query WITH NO DATA`, read here because sqlparser wants types in the list and knows no `WITH`.
+fn create_table_as(reader: &mut Reader<'_>) -> Result<Option<Statement>> {
+    let head = reader.cursor.parser.maybe_parse(|parser| {
+        parser.expect_keywords(&[Keyword::CREATE, Keyword::TABLE])?;
+        let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+        let name = parser.parse_object_name(false)?;
+        let columns = parser.parse_parenthesized_column_list(IsOptional::Optional, false)?;
+        parser.expect_keyword(Keyword::AS)?;
+        Ok((if_not_exists, name, columns))
+    });
+    let Ok(Some((if_not_exists, name, columns))) = head else { return Ok(None) };
+    let body = reader.cursor.parse(Parser::parse_query)?;
+    let with_data = !reader.cursor.eat_words(&["with", "no", "data"]);
+    if with_data {
+        reader.cursor.eat_words(&["with", "data"]);
+    }
+    reader.cursor.end()?;
+    let columns = columns.iter().map(ident_name).collect();
+    let query = reader.with_clauses(body)?;
+    Ok(Some(Statement::CreateTableAs { name: relation_name(&name)?, columns, query, if_not_exists, with_data }))
 }
 
 fn prepare(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Result<Statement> {

@@ -218,3 +218,20 @@ fn statements_are_split_and_blank_ones_dropped() {
     assert_eq!(parse(";; -- nothing\n ;").unwrap().len(), 0);
     assert_eq!(parse("SELECT ';'; SELECT $$;$$;").unwrap().len(), 2);
 }
+
+#[test]
+fn create_table_as_takes_column_names_and_no_data() {
+    let cases = [
+        ("CREATE TABLE t AS SELECT 1", vec![], false, true),
+        ("CREATE TABLE IF NOT EXISTS t (a, \"B\") AS SELECT 1, 2 FROM x WITH NO DATA", vec!["a", "B"], true, false),
+        ("CREATE TABLE t AS (SELECT 1) WITH DATA", vec![], false, true),
+    ];
+    for (sql, expected, existing, filled) in cases {
+        let Statement::CreateTableAs { columns, if_not_exists, with_data, .. } = one(sql) else { panic!("{sql}") };
+        assert_eq!(
+            (columns, if_not_exists, with_data),
+            (expected.into_iter().map(str::to_owned).collect(), existing, filled),
+            "{sql}"
+        );
+    }
+}

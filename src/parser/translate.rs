@@ -35,7 +35,7 @@ pub(super) fn statement(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Resu
         ast::Statement::Copy { source, to, target, options, legacy_options, values: _ } => {
             copy(reader, source, to, &target, &options, &legacy_options)
         }
-        ast::Statement::CreateTable(table) => create_table(reader, table),
+        ast::Statement::CreateTable(table) => create_table(&table),
         ast::Statement::CreateView(view) => create_view(reader, view, text),
         ast::Statement::Drop { object_type, if_exists, names, cascade, restrict: _, purge, temporary, table } => {
             if cascade || purge || temporary || table.is_some() {
@@ -274,7 +274,7 @@ fn one_byte(what: &str, character: char) -> Result<u8> {
         .ok_or_else(|| Error::new(SqlState::FeatureNotSupported, format!("COPY {what} must be a single one-byte character")))
 }
 
-fn create_table(reader: &mut Reader<'_>, table: ast::CreateTable) -> Result<Statement> {
+fn create_table(table: &ast::CreateTable) -> Result<Statement> {
     if table.or_replace || table.temporary || table.external || table.like.is_some() || table.clone.is_some() {
         return Err(Error::unsupported("this form of CREATE TABLE"));
     }
@@ -286,17 +286,11 @@ fn create_table(reader: &mut Reader<'_>, table: ast::CreateTable) -> Result<Stat
     }
     let name = relation_name(&table.name)?;
     let if_not_exists = table.if_not_exists;
-    match table.query {
-        Some(query) => {
-            let columns = table.columns.iter().map(|column| ident_name(&column.name)).collect();
-            let query = reader.with_clauses(query)?;
-            Ok(Statement::CreateTableAs { name, columns, query, if_not_exists, with_data: true })
-        }
-        None => {
-            let columns = table.columns.iter().map(column).collect::<Result<_>>()?;
-            Ok(Statement::CreateTable { name, columns, if_not_exists })
-        }
+    if table.query.is_some() {
+        return Err(Error::unsupported("this form of CREATE TABLE AS"));
     }
+    let columns = table.columns.iter().map(column).collect::<Result<_>>()?;
+    Ok(Statement::CreateTable { name, columns, if_not_exists })
 }
 
 fn column(definition: &ast::ColumnDef) -> Result<Column> {

@@ -2,24 +2,47 @@
 //!
 //! A [`StatementContext`] says what one statement sees: one registry, one `now()`, one version of each dataset, the rows its
 //! own block keeps back. [`Planner::plan`] makes a logical plan of a query, [`Planner::run`] executes it.
+//!
+//! On the way a query's time clauses are taken or refused (`as_of`), its parameters get their types (`parameters`), its text
+//! literals are read as PostgreSQL reads them (`literals`); what is left is DataFusion's. Where a feature view is read,
+//! `keys` tells which entities the filters name and `route` decides which store answers.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::CatalogProviderList;
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
-use datafusion::scalar::ScalarValue;
-use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::offline::{BatchStream, Dataset, SharedOfflineStore};
-use crate::parser::Query;
-use crate::registry::{ObjectId, Registry};
-use crate::time::{CommitTime, DatasetVersion};
+use crate::offline::BatchStream;
+use crate::registry::Registry;
+use crate::time::CommitTime;
 use crate::types::SqlType;
+
+mod as_of;
+mod as_of_join;
+mod engine;
+mod errors;
+mod external;
+mod instant;
+mod keys;
+mod literals;
+mod names;
+mod nodes;
+mod now;
+mod parameters;
+mod physical;
+mod provider;
+mod route;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
+pub use engine::Planner;
+pub use external::{external_table, infer_external_schema};
+pub use keys::LOOKUP_KEYS_MAX;
+pub use provider::{feature_view, history, stored_table};
 
 /// `SET tidegate.route`: which store may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,46 +54,6 @@ pub enum RouteSetting {
     Online,
     /// The offline store.
     Offline,
-}
-
-/// `SET tidegate.online_fallback`: what a lookup does when the online store cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum OnlineFallback {
-    /// It fails, with a hint.
-    #[default]
-    Error,
-    /// It reads the offline store: slower, same answer.
-    Offline,
-}
-
-/// The rows that an open block keeps back, by relation, in the schema they will be stored in.
-pub type HeldRows = HashMap<ObjectId, Vec<RecordBatch>>;
-
-/// The dataset versions a statement (or a `REPEATABLE READ` block) reads, each resolved once.
-#[derive(Debug, Default)]
-pub struct VersionPins(Mutex<HashMap<Dataset, DatasetVersion>>);
-
-impl VersionPins {
-    /// The version pinned for `dataset`, if one was.
-    pub fn get(&self, dataset: Dataset) -> Option<DatasetVersion> {
-        self.0.lock().get(&dataset).copied()
-    }
-
-    /// Pins `version` unless another reader was faster; gives the version that holds.
-    pub fn pin(&self, dataset: Dataset, version: DatasetVersion) -> DatasetVersion {
-        *self.0.lock().entry(dataset).or_insert(version)
-    }
-}
-
-/// The stores that queries read.
-#[derive(Clone, Debug)]
-pub struct Stores {
-    /// Every row ever written.
-    pub offline: SharedOfflineStore,
-    /// The newest row of each entity.
-    pub online: Arc<crate::online::OnlineViews>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
 }
 
 /// What one statement sees.
@@ -131,50 +114,4 @@ pub struct PlannerConfig {
     pub memory_bytes_max: usize,
     /// How many partitions an operator runs in.
     pub partitions: usize,
-}
-
-/// Plans and runs queries.
-#[derive(Debug)]
-pub struct Planner {}
-
-impl Planner {
-    /// A planner within the limits of `config`.
-    pub fn new(_config: &PlannerConfig) -> Result<Self> {
-        Ok(Self {})
-    }
-
-    /// Plans `query`; `parameters` are the types the client stated for `$1`, `$2`, ….
-    pub async fn plan(
-        &self,
-        _context: &Arc<StatementContext>,
-        _surface: &Surface,
-        _query: &Query,
-        _parameters: &[Option<SqlType>],
-    ) -> Result<QueryPlan> {
-        Err(Error::unsupported("planning"))
-    }
-
-    /// Runs a plan with these values for its parameters.
-    pub async fn run(
-        &self,
-        _context: &Arc<StatementContext>,
-        _surface: &Surface,
-        _plan: &QueryPlan,
-        _parameters: &[ScalarValue],
-    ) -> Result<Rows> {
-        Err(Error::unsupported("running"))
-    }
-
-    /// The plan as text, one line a row of column `QUERY PLAN`; with `analyze`, after running it.
-    pub async fn explain(
-        &self,
-        _context: &Arc<StatementContext>,
-        _surface: &Surface,
-        _plan: &QueryPlan,
-        _parameters: &[ScalarValue],
-        _analyze: bool,
-        _verbose: bool,
-    ) -> Result<Rows> {
-        Err(Error::unsupported("EXPLAIN"))
-    }
 }

@@ -288,8 +288,9 @@ impl Registry {
             Some(slot) => *slot = comment.cloned(),
             None => {
                 return Err(match self.relation_kind(name) {
-                    Some(actual) if kind != ObjectKind::Entity => wrong_kind(name, kind, actual),
-                    _ => undefined(kind, name),
+                    _ if kind == ObjectKind::Entity => undefined(kind, name),
+                    Some(actual) => wrong_kind(name, kind, actual),
+                    None => undefined_relation(name),
                 });
             }
         }
@@ -309,7 +310,7 @@ impl Registry {
             let found = Arc::make_mut(view).columns.iter_mut().find(|candidate| candidate.name == column);
             found.ok_or_else(undefined_column)?.comment = comment.cloned();
         } else {
-            return Err(undefined(ObjectKind::Table, relation));
+            return Err(undefined_relation(relation));
         }
         Ok(true)
     }
@@ -321,6 +322,10 @@ fn undefined(kind: ObjectKind, name: &str) -> Error {
         ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => SqlState::UndefinedTable,
     };
     Error::new(code, format!("{kind} \"{name}\" does not exist"))
+}
+
+fn undefined_relation(name: &str) -> Error {
+    Error::new(SqlState::UndefinedTable, format!("relation \"{name}\" does not exist"))
 }
 
 fn wrong_kind(name: &str, wanted: ObjectKind, actual: ObjectKind) -> Error {

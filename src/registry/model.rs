@@ -55,6 +55,7 @@ impl fmt::Display for ObjectKind {
 
 /// A column of an entity's key. Never NULL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KeyColumn {
     /// The column's name, unique among the keys of a view.
     pub name: String,
@@ -64,6 +65,7 @@ pub struct KeyColumn {
 
 /// A thing that has features: a customer, an airport.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Entity {
     /// Its number.
     pub id: ObjectId,
@@ -77,6 +79,7 @@ pub struct Entity {
 
 /// A named value that a view gives of its entity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Feature {
     /// The column's name.
     pub name: String,
@@ -90,6 +93,7 @@ pub struct Feature {
 
 /// A table whose rows are each entity's value now, kept with all its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FeatureView {
     /// Its number.
     pub id: ObjectId,
@@ -130,6 +134,7 @@ impl FeatureView {
 
 /// A column of a plain table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Column {
     /// The column's name.
     pub name: String,
@@ -173,6 +178,7 @@ pub enum TableSource {
 
 /// A plain table: labels, sources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Table {
     /// Its number.
     pub id: ObjectId,
@@ -196,6 +202,7 @@ impl Table {
 
 /// A named query.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SqlView {
     /// Its number.
     pub id: ObjectId,

@@ -1,16 +1,65 @@
-//! One client's conversation: settings, blocks, prepared statements. Free of bytes: the protocol room speaks for it.
+//! One client's conversation: its settings, its block, its prepared statements. Free of bytes: the protocol room speaks for it.
+//!
+//! [`Session::prepare`] finds out what a statement takes and gives, [`Session::run`] does it. What a statement reads is fixed
+//! in a [`StatementContext`] when it runs; what it writes is kept back in the session's [`block`] until `COMMIT`, or goes
+//! through [`Ingest`] at once where no block is open.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::scalar::ScalarValue;
 
-use crate::error::{Error, Result};
+use crate::catalog::{Catalog, SessionInfo};
+use crate::error::{Error, Result, SqlState};
+use crate::ingest::Ingest;
 use crate::offline::BatchStream;
 use crate::parser::{CopyOptions, Statement};
-use crate::registry::Target;
+use crate::planner::{Planner, StatementContext, Stores, Surface, VersionPins};
+use crate::registry::{RegistryStore, Target};
+use crate::time::Clock;
 use crate::types::SqlType;
+
+mod answers;
+mod block;
+mod define;
+mod query;
+mod settings;
+mod write;
+
+pub use settings::SERVER_VERSION;
+
+use block::Block;
+use settings::Settings;
+
+/// The parts of a gateway that sessions work with.
+#[derive(Debug)]
+pub struct Services {
+    /// The definitions.
+    pub registry: Arc<RegistryStore>,
+    /// What SQL can name.
+    pub catalog: Catalog,
+    /// Plans and runs queries.
+    pub planner: Arc<Planner>,
+    /// The write path.
+    pub ingest: Arc<Ingest>,
+    /// What queries read.
+    pub stores: Stores,
+    /// The gateway's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The limits of a session.
+    pub limits: SessionLimits,
+}
+
+/// The limits of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// The most bytes that one statement or block may write.
+    pub write_bytes_max: usize,
+    /// The most prepared statements made with SQL's `PREPARE`.
+    pub prepared_max: usize,
+}
 
 /// Where a session stands, as `ReadyForQuery` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,59 +151,204 @@ pub struct CopyIn {
 }
 
 /// One client's conversation.
-pub struct Session {}
+pub struct Session {
+    services: Arc<Services>,
+    settings: Settings,
+    info: SessionInfo,
+    reported: Vec<(&'static str, String)>,
+    notices: Vec<Notice>,
+    block: Option<Block>,
+    /// An implicit transaction that failed and is not undone yet.
+    abandoned: Option<Block>,
+    /// Whether statements join an implicit transaction until [`Session::end_implicit`].
+    joined: bool,
+    /// Statements made with SQL's `PREPARE`, by name.
+    prepared: HashMap<String, Prepared>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("info", &self.info).finish_non_exhaustive()
+    }
+}
 
 impl Session {
-    /// The settings a client is told at login, in PostgreSQL's order.
+    /// Begins a conversation. Fails where a setting given at login is unknown or wrong.
+    pub fn open(services: &Arc<Services>, login: Login) -> Result<Self> {
+        let settings = Settings::new(&login.user, &login.settings)?;
+        let info = SessionInfo {
+            user: login.user,
+            database: login.database,
+            backend_pid: login.backend_pid,
+            settings: Arc::new(settings.all()),
+        };
+        let reported = settings.reported();
+        Ok(Self {
+            services: Arc::clone(services),
+            settings,
+            info,
+            reported,
+            notices: Vec::new(),
+            block: None,
+            abandoned: None,
+            joined: false,
+            prepared: HashMap::new(),
+        })
+    }
+
+    /// The settings a client is told at login.
     pub fn reported_settings(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        self.reported.clone()
     }
 
     /// The reported settings that changed since the last call.
     pub fn take_changed_settings(&mut self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        let now = self.settings.reported();
+        let changed = now.iter().zip(&self.reported).filter(|(new, old)| new.1 != old.1).map(|(new, _)| new.clone()).collect();
+        self.reported = now;
+        changed
     }
 
     /// The notices since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        Vec::new()
+        std::mem::take(&mut self.notices)
     }
 
     /// Where the session stands.
     pub fn transaction(&self) -> TransactionStatus {
-        TransactionStatus::Idle
+        match &self.block {
+            Some(block) if block.failed => TransactionStatus::Failed,
+            Some(block) if block.explicit => TransactionStatus::Open,
+            Some(_) | None => TransactionStatus::Idle,
+        }
     }
 
-    /// The value of a setting, for the encoding of results (`extra_float_digits`, `TimeZone`, `bytea_output`, …).
-    pub fn setting(&self, _name: &str) -> Option<&str> {
-        None
+    /// The value of a setting, by name in any case; for the encoding of results and the deadline of statements.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name)
     }
 
-    /// Finds out parameter types and result columns. `types` are what the client stated.
-    pub async fn prepare(&mut self, _statement: Statement, _types: &[Option<SqlType>]) -> Result<Prepared> {
-        Err(Error::unsupported("prepare"))
+    /// Finds out parameter types and result columns. `types` are what the client stated for `$1`, `$2`, ….
+    pub async fn prepare(&mut self, statement: Statement, types: &[Option<SqlType>]) -> Result<Prepared> {
+        self.refuse_in_failed_block(&statement)?;
+        let (parameters, columns) = self.shape(&statement, types).await?;
+        Ok(Prepared { statement: Arc::new(statement), parameters, columns })
     }
 
     /// Runs a prepared statement. Outside a block each call is a transaction of its own, unless
     /// [`Session::begin_implicit`] joined it with others.
-    pub async fn run(&mut self, _prepared: &Prepared, _parameters: &[ScalarValue]) -> Result<Answer> {
-        Err(Error::unsupported("run"))
-    }
-
-    /// Writes what a `COPY … FROM STDIN` brought; gives the tag.
-    pub async fn copy_in(&mut self, _copy: &CopyIn, _rows: Vec<RecordBatch>) -> Result<String> {
-        Err(Error::unsupported("copy"))
+    pub async fn run(&mut self, prepared: &Prepared, parameters: &[ScalarValue]) -> Result<Answer> {
+        self.refuse_in_failed_block(&prepared.statement)?;
+        self.undo_abandoned().await;
+        if self.joined && self.block.is_none() {
+            self.block = Some(Block::implicit(&self.settings, self.services.clock.now()));
+        }
+        self.dispatch(prepared, parameters).await
     }
 
     /// Joins the statements up to [`Session::end_implicit`] into one transaction, as a simple query of several statements
     /// and an extended pipeline are.
-    pub fn begin_implicit(&mut self) {}
+    pub fn begin_implicit(&mut self) {
+        self.joined = true;
+    }
 
     /// Ends it: commits what the statements wrote.
     pub async fn end_implicit(&mut self) -> Result<()> {
-        Ok(())
+        self.joined = false;
+        self.undo_abandoned().await;
+        match &self.block {
+            Some(block) if !block.explicit => self.commit().await.map(drop),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Marks the open transaction as failed, after an error; an implicit one is rolled back.
-    pub fn fail(&mut self) {}
+    pub fn fail(&mut self) {
+        match &mut self.block {
+            Some(block) if block.explicit => block.failed = true,
+            Some(_) => self.abandon(),
+            None => {}
+        }
+    }
+
+    /// In a failed block only its end is listened to.
+    fn refuse_in_failed_block(&self, statement: &Statement) -> Result<()> {
+        let ends = matches!(statement, Statement::Commit | Statement::Rollback);
+        if self.transaction() == TransactionStatus::Failed && !ends {
+            return Err(Error::new(
+                SqlState::InFailedSqlTransaction,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&mut self, prepared: &Prepared, parameters: &[ScalarValue]) -> Result<Answer> {
+        match prepared.statement.as_ref() {
+            Statement::Empty => Ok(Answer::Empty),
+            Statement::Query(query) => self.query(query, &prepared.parameters, parameters, "SELECT").await,
+            Statement::Explain { analyze, verbose, query } => {
+                self.explain(query, &prepared.parameters, parameters, *analyze, *verbose).await
+            }
+            Statement::Insert(insert) => self.insert(insert, &prepared.parameters, parameters).await,
+            Statement::Copy(copy) => self.copy(copy).await,
+            Statement::Begin(mode) => Ok(self.begin(*mode)),
+            Statement::SetTransaction(mode) => self.set_transaction(*mode),
+            Statement::Commit => self.commit_by_client().await,
+            Statement::Rollback => Ok(self.rollback_by_client().await),
+            Statement::Set { name, value, scope } => self.set(name, value.as_deref(), *scope),
+            Statement::Reset(name) => self.reset(name.as_deref()),
+            Statement::Show(name) => self.show(name),
+            Statement::ShowAll => self.show_all(),
+            Statement::Discard => self.discard(),
+            Statement::Prepare { name, types, statement } => self.sql_prepare(name, types, statement).await,
+            Statement::Execute { name, arguments } => self.sql_execute(name, arguments.as_ref()).await,
+            Statement::Deallocate(name) => self.deallocate(name.as_deref()),
+            Statement::SetClock(instant) => self.set_clock(instant),
+            Statement::ShowFeatureViews => self.system_query(query::SHOW_FEATURE_VIEWS).await,
+            Statement::ShowEntities => self.system_query(query::SHOW_ENTITIES).await,
+            Statement::Describe(name) => self.describe(name),
+            Statement::CreateTableAs { .. } => self.create_table_as(&prepared.statement).await,
+            Statement::CreateEntity(_)
+            | Statement::CreateFeatureView(_)
+            | Statement::CreateTable { .. }
+            | Statement::CreateExternalTable { .. }
+            | Statement::CreateView { .. }
+            | Statement::Drop { .. }
+            | Statement::Comment { .. } => self.define(&prepared.statement).await,
+        }
+    }
+
+    /// What a statement that starts now sees.
+    fn context(&self) -> (Arc<StatementContext>, Surface) {
+        let registry = match &self.block {
+            Some(block) => block.registry(&self.services.registry.current()),
+            None => self.services.registry.current(),
+        };
+        let pinned = self.block.as_ref().is_some_and(Block::is_pinned);
+        let context = Arc::new(StatementContext {
+            registry,
+            now: self.block.as_ref().and_then(Block::pinned_now).unwrap_or_else(|| self.services.clock.now()),
+            time_zone: self.settings.time_zone().to_owned(),
+            route: self.settings.route(),
+            online_fallback: self.settings.online_fallback(),
+            held: self.block.as_ref().map(Block::held).unwrap_or_default(),
+            pinned,
+            pins: match &self.block {
+                Some(block) if pinned => block.pins(),
+                Some(_) | None => Arc::new(VersionPins::default()),
+            },
+            stores: self.services.stores.clone(),
+        });
+        let surface = self.services.catalog.surface(&context, &self.info);
+        (context, surface)
+    }
+
+    fn notice(&mut self, severity: &'static str, code: SqlState, message: impl Into<String>, hint: Option<String>) {
+        self.notices.push(Notice { severity, code: code.code(), message: message.into(), hint });
+    }
+
+    fn settings_changed(&mut self) {
+        self.info.settings = Arc::new(self.settings.all());
+    }
 }

@@ -1,1 +1,22 @@
-//! t
+//! Tidegate from outside: every test starts the real binary, or reads the sources.
+//!
+//! What a client sees is pinned in `tests/slt/**/*.slt` first; code is for what a script cannot say: crashes, races, random
+//! histories, other people's clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test says what failed by panicking, its helpers too"
+)]
+
+mod clients;
+mod cluster;
+mod demo;
+mod durability;
+mod faults;
+mod harness;
+mod oracle;
+mod readme;
+mod slt;
+mod text;
+mod tidy;

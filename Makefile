@@ -1,0 +1,33 @@
+# The two commands: `make demo` and `make test`. Each installs what this machine lacks, says so, and does nothing when it is there.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test tools-build tools-test
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The demo is built like a debug build, its libraries optimised a little: some ten minutes on two cores, where a release build
+# takes over half an hour. Servers and benchmarks want `cargo build --release`.
+demo: tools-build ## New York's flights and weather of 2013, a guided session; then goes on serving (Ctrl-C ends it)
+	@test -x $(TARGET)/debug/tidegate || echo "building Tidegate and its libraries: about ten minutes on two cores, this first time only"
+	@$(CARGO) build --locked
+	@$(TARGET)/debug/tidegate demo
+
+test: tools-build tools-test ## Every test, with a real gateway, a real Redis and real clients
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked; \
+	else \
+		$(CARGO) test --locked; \
+	fi
+
+tools-build:
+	@./.ci/need protoc protobuf-compiler protobuf
+
+tools-test:
+	@./.ci/need redis-server redis-server redis
+	@./.ci/need psql postgresql-client libpq
+	@./.ci/need python3 python3 python3
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || ./.ci/need --always python3-venv python3

@@ -1,0 +1,249 @@
+//! The engine: one configured DataFusion, and the way of a statement through it.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use chrono::{DateTime, Utc};
+use datafusion::common::ParamValues;
+use datafusion::config::Dialect;
+use datafusion::execution::SessionState;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::optimizer::Optimizer;
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use futures::{StreamExt, TryStreamExt};
+
+use super::as_of::{TimeClauses, fix_instants, join_nodes};
+use super::as_of_join::FilterBelowAsOfJoin;
+use super::errors::from_datafusion;
+use super::literals::TextLiterals;
+use super::names;
+use super::now::Now;
+use super::parameters::Parameters;
+use super::physical::OurQueryPlanner;
+use super::types::Types;
+use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
+use crate::error::{Error, Result, SqlState};
+use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
+use crate::offline::BatchStream;
+use crate::parser::Query;
+use crate::types::SqlType;
+
+/// How many operators a "memory is full" error names.
+const CONSUMERS_NAMED: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN;
+
+/// The column of `EXPLAIN`'s rows.
+const EXPLAIN_COLUMN: &str = "QUERY PLAN";
+
+/// Plans and runs queries.
+///
+/// What is the same for all statements is built once. A statement gets a copy of it with its own catalog, functions, time
+/// zone and `now()`.
+#[derive(Debug)]
+pub struct Planner {
+    base: SessionState,
+    runtime: QueryRuntime,
+}
+
+impl Planner {
+    /// A planner within the limits of `config`, with a runtime of its own for scans and joins.
+    pub fn new(config: &PlannerConfig) -> Result<Self> {
+        let partitions = config.partitions.max(1);
+        let mut session = SessionConfig::new().with_target_partitions(partitions).with_information_schema(false);
+        let options = session.options_mut();
+        options.catalog.create_default_catalog_and_schema = false;
+        options.sql_parser.dialect = Dialect::PostgreSQL;
+        options.sql_parser.enable_ident_normalization = true;
+        options.sql_parser.collect_spans = true;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        options.sql_parser.support_varchar_with_length = true;
+        options.execution.parquet.schema_force_view_types = false;
+        let pool = TrackConsumersPool::new(FairSpillPool::new(config.memory_bytes_max), CONSUMERS_NAMED);
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(from_datafusion)?;
+        let mut optimizer = Optimizer::new();
+        // Next to the rule that moves filters down, which stops at our node.
+        let place = optimizer.rules.iter().position(|rule| rule.name() == "push_down_filter");
+        let place = place.map_or(optimizer.rules.len(), |place| place + 1);
+        optimizer.rules.insert(place, Arc::new(FilterBelowAsOfJoin));
+        let base = SessionStateBuilder::new()
+            .with_config(session)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .with_optimizer_rules(optimizer.rules)
+            .with_analyzer_rule(Arc::new(TextLiterals))
+            .with_query_planner(Arc::new(OurQueryPlanner::new()))
+            .build();
+        Ok(Self { base, runtime: QueryRuntime::new(partitions)? })
+    }
+
+    /// Plans `query`; `parameters` are the types the client stated for `$1`, `$2`, …. Reads no rows.
+    pub async fn plan(
+        &self,
+        context: &Arc<StatementContext>,
+        surface: &Surface,
+        query: &Query,
+        parameters: &[Option<SqlType>],
+    ) -> Result<QueryPlan> {
+        let mut query = query.clone();
+        let names = names::column_names(&query.body);
+        names::separate_repeated_items(&mut query.body);
+        let mut known = Parameters::of(&mut query, parameters)?;
+        if !known.all_known() {
+            // A query that cannot be planned with parameters of unknown type may be plannable once they are text; if it is
+            // not, that attempt tells the better error.
+            if let Ok(plan) = self.logical(context, surface, known.for_inference(&query)?).await {
+                known.learn(&plan)?;
+            }
+            known.settle();
+        }
+        let logical = self.logical(context, surface, known.apply(&query)?).await?;
+        let analyzed = self.analyzed(context, surface, &logical)?;
+        let schema = output_schema(&analyzed, names);
+        Ok(QueryPlan { logical, schema, parameters: known.into_types() })
+    }
+
+    /// The plan of a query whose parameters are cast or left open.
+    async fn logical(&self, context: &Arc<StatementContext>, surface: &Surface, query: Query) -> Result<LogicalPlan> {
+        let clauses = Arc::new(TimeClauses::of(context, &query)?);
+        let state = self.state(context, surface, Some(&clauses))?;
+        let statement = Statement::Statement(Box::new(ast::Statement::Query(query.body)));
+        let plan = Box::pin(state.statement_to_plan(statement)).await.map_err(from_datafusion)?;
+        let plan = join_nodes(plan, &clauses, &state)?;
+        clauses.check_all_taken()?;
+        Ok(plan)
+    }
+
+    /// The plan with its types coerced, which finds what does not fit together before anything runs.
+    fn analyzed(&self, context: &Arc<StatementContext>, surface: &Surface, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        let state = self.state(context, surface, None)?;
+        let options = state.config_options();
+        state.analyzer().execute_and_check(plan.clone(), options, |_, _| {}).map_err(from_datafusion)
+    }
+
+    /// Runs a plan with these values for its parameters. Plans that only look up keys run where this is called; all others
+    /// on the runtime for queries.
+    pub async fn run(
+        &self,
+        context: &Arc<StatementContext>,
+        surface: &Surface,
+        plan: &QueryPlan,
+        parameters: &[ScalarValue],
+    ) -> Result<Rows> {
+        let state = self.state(context, surface, None)?;
+        let physical = physical(&state, plan, parameters).await?;
+        let schema = Arc::clone(&plan.schema);
+        let here = only_lookups(&physical);
+        let task = state.task_ctx();
+        let rows = async move { execute_stream(physical, task).map_err(from_datafusion) };
+        let stream = futures::stream::once(rows).map_ok(|rows| rows.map_err(from_datafusion)).try_flatten();
+        let target = Arc::clone(&schema);
+        let stream = stream.and_then(move |batch| std::future::ready(conform(batch, &target))).boxed();
+        let stream = if here { stream } else { self.runtime.stream(stream) };
+        Ok(Rows { schema, stream })
+    }
+
+    /// The plan as text, one line a row of column `QUERY PLAN`; with `analyze`, after running it.
+    pub async fn explain(
+        &self,
+        context: &Arc<StatementContext>,
+        surface: &Surface,
+        plan: &QueryPlan,
+        parameters: &[ScalarValue],
+        analyze: bool,
+        verbose: bool,
+    ) -> Result<Rows> {
+        let state = self.state(context, surface, None)?;
+        let physical = physical(&state, plan, parameters).await?;
+        let text = if analyze {
+            let (task, running) = (state.task_ctx(), Arc::clone(&physical));
+            let rows = async move { execute_stream(running, task).map_err(from_datafusion) };
+            let stream = futures::stream::once(rows).map_ok(|rows| rows.map_err(from_datafusion)).try_flatten().boxed();
+            let mut stream = self.runtime.stream(stream);
+            while let Some(batch) = stream.next().await {
+                batch?;
+            }
+            DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(verbose).to_string()
+        } else {
+            DisplayableExecutionPlan::new(physical.as_ref()).indent(verbose).to_string()
+        };
+        explained(&text)
+    }
+
+    /// DataFusion as one statement sees it.
+    fn state(&self, context: &StatementContext, surface: &Surface, clauses: Option<&Arc<TimeClauses>>) -> Result<SessionState> {
+        let now = DateTime::<Utc>::from_timestamp_micros(context.now.micros())
+            .ok_or_else(|| Error::new(SqlState::DatetimeFieldOverflow, "the clock is out of range"))?;
+        let mut config = self.base.config().clone();
+        let options = config.options_mut();
+        options.execution.time_zone = Some(context.time_zone.clone());
+        if let Some(catalog) = surface.catalogs.catalog_names().into_iter().next() {
+            options.catalog.default_catalog = catalog;
+        }
+        options.catalog.default_schema = "public".to_owned();
+        let mut builder = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_config(config)
+            .with_catalog_list(Arc::clone(&surface.catalogs))
+            .with_type_planner(Arc::new(Types::new(&context.time_zone)))
+            .with_execution_props(ExecutionProps::new().with_query_execution_start_time(now));
+        let functions = builder.scalar_functions().get_or_insert_with(Vec::new);
+        functions.push(Arc::new(ScalarUDF::from(Now::new())));
+        functions.extend(surface.functions.iter().cloned());
+        if let Some(clauses) = clauses {
+            let planners = builder.relation_planners().get_or_insert_with(Vec::new);
+            planners.insert(0, Arc::clone(clauses) as _);
+        }
+        Ok(builder.build())
+    }
+}
+
+/// The operators of a plan, with the parameters' values in it.
+async fn physical(state: &SessionState, plan: &QueryPlan, parameters: &[ScalarValue]) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut logical = plan.logical.clone();
+    if !parameters.is_empty() {
+        let values = ParamValues::from(parameters.to_vec());
+        logical = logical.replace_params_with_values(&values).map_err(from_datafusion)?;
+    }
+    let logical = fix_instants(logical, state)?;
+    let optimized = state.optimize(&logical).map_err(from_datafusion)?;
+    Box::pin(state.query_planner().create_physical_plan(&optimized, state)).await.map_err(from_datafusion)
+}
+
+/// Whether nothing below reads anything but the online store and constants.
+fn only_lookups(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let children = plan.children();
+    if children.is_empty() {
+        return plan.is::<OnlineLookupExec>() || matches!(plan.name(), "PlaceholderRowExec" | "EmptyExec");
+    }
+    children.into_iter().all(only_lookups)
+}
+
+/// The columns of a query's rows, under PostgreSQL's names.
+fn output_schema(plan: &LogicalPlan, names: Vec<Option<String>>) -> SchemaRef {
+    let fields = plan.schema().fields();
+    let given: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+    let names = names::apply(names, &given);
+    let fields = fields.iter().zip(names).map(|(field, name)| output_field(field, name));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn output_field(field: &FieldRef, name: String) -> Field {
+    field.as_ref().clone().with_name(name).with_nullable(true)
+}
+
+fn explained(text: &str) -> Result<Rows> {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![SqlType::Text.field(EXPLAIN_COLUMN, true)]));
+    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(text.lines()));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![lines]).map_err(|error| from_datafusion(error.into()))?;
+    let stream: BatchStream = futures::stream::once(std::future::ready(Ok(batch))).boxed();
+    Ok(Rows { schema, stream })
+}

@@ -1,0 +1,140 @@
+//! From our logical nodes to operators.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::SessionState;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+
+use super::as_of::AsOfSourceExec;
+use super::nodes::AsOfJoinNode;
+use crate::executor::{AsOfJoinExec, AsOfView};
+
+type Planned<'a, T> = Pin<Box<dyn Future<Output = DfResult<T>> + Send + 'a>>;
+
+/// DataFusion's planner, and ours for our nodes.
+pub(super) struct OurQueryPlanner(DefaultPhysicalPlanner);
+
+impl OurQueryPlanner {
+    pub(super) fn new() -> Self {
+        Self(DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(OurNodes)]))
+    }
+}
+
+impl std::fmt::Debug for OurQueryPlanner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OurQueryPlanner")
+    }
+}
+
+impl QueryPlanner for OurQueryPlanner {
+    fn create_physical_plan<'life0, 'life1, 'life2, 'async_trait>(
+        &'life0 self,
+        plan: &'life1 LogicalPlan,
+        state: &'life2 SessionState,
+    ) -> Planned<'async_trait, Arc<dyn ExecutionPlan>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.0.create_physical_plan(plan, state)
+    }
+}
+
+/// Plans our nodes.
+struct OurNodes;
+
+impl ExtensionPlanner for OurNodes {
+    fn plan_extension<'life0, 'life1, 'life2, 'life3, 'life4, 'life5, 'life6, 'async_trait>(
+        &'life0 self,
+        planner: &'life1 dyn PhysicalPlanner,
+        node: &'life2 dyn UserDefinedLogicalNode,
+        logical_inputs: &'life3 [&'life4 LogicalPlan],
+        physical_inputs: &'life5 [Arc<dyn ExecutionPlan>],
+        state: &'life6 SessionState,
+    ) -> Planned<'async_trait, Option<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        'life4: 'async_trait,
+        'life5: 'async_trait,
+        'life6: 'async_trait,
+        Self: 'async_trait,
+    {
+        let planned = match node.as_any().downcast_ref::<AsOfJoinNode>() {
+            Some(join) => plan_join(planner, join, logical_inputs, physical_inputs, state).map(Some),
+            None => Ok(None),
+        };
+        Box::pin(std::future::ready(planned))
+    }
+}
+
+fn plan_join(
+    planner: &dyn PhysicalPlanner,
+    join: &AsOfJoinNode,
+    logical_inputs: &[&LogicalPlan],
+    physical_inputs: &[Arc<dyn ExecutionPlan>],
+    state: &SessionState,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let ([left, _], [spine, right]) = (logical_inputs, physical_inputs) else {
+        return Err(DataFusionError::Internal("an as-of join has two inputs".into()));
+    };
+    let Some((source, places)) = source(right) else {
+        return Err(DataFusionError::Internal("an as-of join's right side is a feature view".into()));
+    };
+    let (view, reader, projection) = source.parts();
+    let over_left = |expr| planner.create_physical_expr(expr, left.schema(), state);
+    let keys = join.keys.iter().map(over_left).collect::<DfResult<Vec<_>>>()?;
+    let instant = over_left(&join.instant)?;
+    let whole = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(join);
+    let condition = join.condition.as_ref().map(|expr| planner.create_physical_expr(expr, whole, state)).transpose()?;
+    let fields = whole.fields().iter().skip(left.schema().fields().len()).cloned().collect();
+    let columns = places.into_iter().map(|place| projection[place]).collect();
+    let joined =
+        AsOfView { view: Arc::clone(view), reader: reader.clone(), keys, instant, columns, fields, condition, kind: join.kind };
+    Ok(match below(spine, &joined) {
+        Some((spine, mut views)) => {
+            views.push(joined);
+            Arc::new(AsOfJoinExec::new(spine, views))
+        }
+        None => Arc::new(AsOfJoinExec::new(Arc::clone(spine), vec![joined])),
+    })
+}
+
+/// The view at the bottom of a right side, and the places of its columns there.
+fn source(plan: &Arc<dyn ExecutionPlan>) -> Option<(&AsOfSourceExec, Vec<usize>)> {
+    if let Some(source) = plan.downcast_ref::<AsOfSourceExec>() {
+        let places = (0..plan.schema().fields().len()).collect();
+        return Some((source, places));
+    }
+    let projection = plan.downcast_ref::<ProjectionExec>()?;
+    let (found, below) = source(projection.input())?;
+    let place = |expr: &Arc<dyn PhysicalExpr>| {
+        let column = expr.downcast_ref::<Column>()?;
+        below.get(column.index()).copied()
+    };
+    let places = projection.expr().iter().map(|expr| place(&expr.expr)).collect::<Option<Vec<_>>>()?;
+    Some((found, places))
+}
+
+/// The as-of join that `plan` is, where the next one asks with nothing but its left side's columns: one operator does both.
+fn below(plan: &Arc<dyn ExecutionPlan>, next: &AsOfView) -> Option<(Arc<dyn ExecutionPlan>, Vec<AsOfView>)> {
+    let join = plan.downcast_ref::<AsOfJoinExec>()?;
+    let width = join.spine().schema().fields().len();
+    let over_spine = |expr: &Arc<dyn PhysicalExpr>| collect_columns(expr).iter().all(|column| column.index() < width);
+    let all = next.keys.iter().all(over_spine) && over_spine(&next.instant);
+    all.then(|| (Arc::clone(join.spine()), join.views().to_vec()))
+}

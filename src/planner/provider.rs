@@ -1,0 +1,313 @@
+//! The relations that a query reads, as DataFusion sees them: one provider type for all of them.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::StatementContext;
+use super::as_of::AsOfSourceExec;
+use super::keys::BoundKeys;
+use super::route::{Facts, KeysBound, Route, Tense, route};
+use crate::error::Result;
+use crate::executor::{DatasetReader, DatasetScanExec, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
+use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
+use crate::registry::{FeatureView, Table};
+use crate::time::EventTime;
+use crate::types::SqlType;
+
+/// When a feature view is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instant {
+    /// Now.
+    Present,
+    /// At an instant; `None` where the query's instant is NULL.
+    At(Option<EventTime>),
+    /// At the instant that each row of a join's left side gives: the place of the clause among the query's. Only the
+    /// as-of join may read such a relation.
+    OfLeftRow(usize),
+}
+
+/// What a provider gives.
+#[derive(Clone, Debug)]
+enum Relation {
+    View(Arc<FeatureView>, Instant),
+    History(Arc<FeatureView>),
+    Stored(Arc<Table>),
+}
+
+/// A relation as one statement sees it.
+pub(super) struct RelationProvider {
+    context: Arc<StatementContext>,
+    relation: Relation,
+    schema: SchemaRef,
+}
+
+impl fmt::Debug for RelationProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RelationProvider({:?})", self.relation)
+    }
+}
+
+/// A feature view: one row per entity, as of now.
+pub fn feature_view(context: &Arc<StatementContext>, view: &Arc<FeatureView>) -> Arc<dyn TableProvider> {
+    Arc::new(RelationProvider::view(context, view, Instant::Present))
+}
+
+/// `history.v`: every row ever written, with its commit time in the last column. A retraction shows as a row whose features
+/// are all NULL.
+pub fn history(context: &Arc<StatementContext>, view: &Arc<FeatureView>) -> Arc<dyn TableProvider> {
+    let mut fields = view.schema().fields().to_vec();
+    fields.push(SqlType::TimestampTz.field_ref(CREATED_TIME, false));
+    let schema = Arc::new(Schema::new(fields));
+    Arc::new(RelationProvider { context: Arc::clone(context), relation: Relation::History(Arc::clone(view)), schema })
+}
+
+/// A table whose rows are in the store.
+pub fn stored_table(context: &Arc<StatementContext>, table: &Arc<Table>) -> Arc<dyn TableProvider> {
+    let relation = Relation::Stored(Arc::clone(table));
+    Arc::new(RelationProvider { context: Arc::clone(context), relation, schema: table.schema() })
+}
+
+impl RelationProvider {
+    /// A view at an instant.
+    pub(super) fn view(context: &Arc<StatementContext>, view: &Arc<FeatureView>, instant: Instant) -> Self {
+        let relation = Relation::View(Arc::clone(view), instant);
+        Self { context: Arc::clone(context), relation, schema: view.schema() }
+    }
+
+    /// The feature view, and when it is read; `None` for other relations.
+    pub(super) fn as_view(&self) -> Option<(&Arc<FeatureView>, Instant)> {
+        match &self.relation {
+            Relation::View(view, instant) => Some((view, *instant)),
+            Relation::History(_) | Relation::Stored(_) => None,
+        }
+    }
+}
+
+impl TableProvider for RelationProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        let support = match &self.relation {
+            // A filter on a feature never goes below the choice of the row: it would revive an older one.
+            Relation::View(view, Instant::Present | Instant::At(_)) => key_support(view, filters, Exactness::IfWhole)?,
+            Relation::View(_, Instant::OfLeftRow(_)) | Relation::Stored(_) => {
+                vec![TableProviderFilterPushDown::Unsupported; filters.len()]
+            }
+            Relation::History(view) => {
+                let mut support = key_support(view, filters, Exactness::Never)?;
+                for (support, filter) in support.iter_mut().zip(filters) {
+                    if event_time_bound(view, filter).is_some() {
+                        *support = TableProviderFilterPushDown::Inexact;
+                    }
+                }
+                support
+            }
+        };
+        Ok(support)
+    }
+
+    /// Written out by hand: a future that borrows expressions takes the compiler seconds to prove `Send`.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        _session: &'life1 dyn Session,
+        projection: Option<&'life2 Vec<usize>>,
+        filters: &'life3 [Expr],
+        _limit: Option<usize>,
+    ) -> Pin<Box<dyn Future<Output = DfResult<Arc<dyn ExecutionPlan>>> + Send + 'async_trait>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        let projection = projection.map_or_else(|| (0..self.schema.fields().len()).collect(), Clone::clone);
+        let planned = Request::new(self, projection, filters);
+        Box::pin(async move { plan_scan(planned?).await.map_err(|error| DataFusionError::External(Box::new(error))) })
+    }
+}
+
+/// A scan to plan, free of expressions.
+struct Request {
+    context: Arc<StatementContext>,
+    relation: Relation,
+    projection: Vec<usize>,
+    columns: Vec<String>,
+    keys: Option<BoundKeys>,
+    event_times: Vec<Predicate>,
+}
+
+impl Request {
+    fn new(provider: &RelationProvider, projection: Vec<usize>, filters: &[Expr]) -> DfResult<Self> {
+        let columns = projection.iter().map(|column| provider.schema.field(*column).name().clone()).collect();
+        let mut event_times = Vec::new();
+        let keys = match &provider.relation {
+            Relation::View(view, _) | Relation::History(view) => {
+                event_times.extend(filters.iter().filter_map(|filter| event_time_bound(view, filter)));
+                let filters: Vec<&Expr> = filters.iter().collect();
+                Some(BoundKeys::of(&view.keys, &filters).map_err(|error| DataFusionError::External(Box::new(error)))?)
+            }
+            Relation::Stored(_) => None,
+        };
+        let relation = provider.relation.clone();
+        Ok(Self { context: Arc::clone(&provider.context), relation, projection, columns, keys, event_times })
+    }
+}
+
+async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
+    let context = Arc::clone(&request.context);
+    match request.relation.clone() {
+        Relation::View(view, Instant::OfLeftRow(_)) => {
+            let reader = open_history(&context, &view).await?;
+            Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection)?))
+        }
+        Relation::View(view, Instant::Present) => {
+            let at = Some(context.now.as_event_time());
+            plan_view(&request, view, Tense::Present, at).await
+        }
+        Relation::View(view, Instant::At(at)) => plan_view(&request, view, Tense::AsOf, at).await,
+        Relation::History(view) => {
+            let reader = open_history(&context, &view).await?;
+            let mut predicates = request.event_times;
+            if let Some(bound) = &request.keys {
+                predicates.extend(key_predicates(&view, bound)?);
+            }
+            let relation = format!("history.{}", view.name);
+            Ok(Arc::new(DatasetScanExec::new(relation, reader, request.columns, predicates)?))
+        }
+        Relation::Stored(table) => {
+            let dataset = Dataset::Table(table.id);
+            let reader = DatasetReader::open(dataset, table.schema(), &context.stores, &context.pins, &context.held).await?;
+            Ok(Arc::new(DatasetScanExec::new(table.name.clone(), reader, request.columns, Vec::new())?))
+        }
+    }
+}
+
+async fn plan_view(
+    request: &Request,
+    view: Arc<FeatureView>,
+    tense: Tense,
+    at: Option<EventTime>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let context = &request.context;
+    let bound = match &request.keys {
+        Some(bound) if bound.is_whole() => Some(bound.key_set(&view.keys)?),
+        _ => None,
+    };
+    let route = route(&Facts {
+        view: &view.name,
+        setting: context.route,
+        tense,
+        keys: if bound.is_some() { KeysBound::All } else { KeysBound::NotAll },
+        kept_online: view.online,
+        ready: context.stores.online.is_ready(view.id),
+        rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
+        versions_pinned: context.pinned,
+    })?;
+    let projection = request.projection.clone();
+    match (route, bound) {
+        (Route::Online, Some(keys)) => Ok(Arc::new(OnlineLookupExec::new(LookupSpec {
+            view,
+            keys,
+            at: context.now.as_event_time(),
+            projection,
+            stores: context.stores.clone(),
+            fallback: context.online_fallback,
+            pins: Arc::clone(&context.pins),
+        })?)),
+        (Route::Online | Route::Offline, keys) => {
+            let reader = open_history(context, &view).await?;
+            let predicates = match (&keys, &request.keys) {
+                (None, Some(bound)) => key_predicates(&view, bound)?,
+                _ => Vec::new(),
+            };
+            Ok(Arc::new(SnapshotExec::new(SnapshotSpec { view, reader, at, keys, predicates, projection })?))
+        }
+    }
+}
+
+async fn open_history(context: &StatementContext, view: &FeatureView) -> Result<DatasetReader> {
+    let dataset = Dataset::History(view.id);
+    DatasetReader::open(dataset, history_schema(view), &context.stores, &context.pins, &context.held).await
+}
+
+/// Conditions on single key columns that follow from what the filters bind.
+fn key_predicates(view: &FeatureView, bound: &BoundKeys) -> Result<Vec<Predicate>> {
+    let columns = bound.columns(&view.keys)?;
+    Ok(columns.into_iter().map(|(place, values)| in_list(view.keys[place].name.clone(), values)).collect())
+}
+
+fn in_list(column: String, values: ArrayRef) -> Predicate {
+    Predicate::In { column, values }
+}
+
+/// Whether what was understood of a filter needs no second look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exactness {
+    /// It needs none where the whole key is bound.
+    IfWhole,
+    /// It always does.
+    Never,
+}
+
+fn key_support(view: &FeatureView, filters: &[&Expr], exactness: Exactness) -> DfResult<Vec<TableProviderFilterPushDown>> {
+    let bound = BoundKeys::of(&view.keys, filters).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let exact = exactness == Exactness::IfWhole && bound.is_whole();
+    let support = |used: &bool| match (*used, exact) {
+        (false, _) => TableProviderFilterPushDown::Unsupported,
+        (true, true) => TableProviderFilterPushDown::Exact,
+        (true, false) => TableProviderFilterPushDown::Inexact,
+    };
+    Ok(bound.used.iter().map(support).collect())
+}
+
+/// The range of event times that a filter leaves, where it says nothing else. Bounds are taken inclusive, because the
+/// filter is judged again above.
+fn event_time_bound(view: &FeatureView, filter: &Expr) -> Option<Predicate> {
+    let column = view.event_time.clone();
+    let instant = |expr: &Expr| match expr {
+        Expr::Literal(ScalarValue::TimestampMicrosecond(Some(micros), Some(_)), _) => Some(EventTime::from_micros(*micros)),
+        _ => None,
+    };
+    match filter {
+        Expr::Between(between) if !between.negated && is_column(&between.expr, &column) => {
+            let (min, max) = (Some(instant(&between.low)?), Some(instant(&between.high)?));
+            Some(Predicate::EventTime { column, min, max })
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (at, op) = match (is_column(left, &column), is_column(right, &column)) {
+                (true, _) => (instant(right)?, *op),
+                (_, true) => (instant(left)?, op.swap()?),
+                _ => return None,
+            };
+            let (min, max) = match op {
+                Operator::Eq => (Some(at), Some(at)),
+                Operator::Lt | Operator::LtEq => (None, Some(at)),
+                Operator::Gt | Operator::GtEq => (Some(at), None),
+                _ => return None,
+            };
+            Some(Predicate::EventTime { column, min, max })
+        }
+        _ => None,
+    }
+}
+
+fn is_column(expr: &Expr, name: &str) -> bool {
+    matches!(expr, Expr::Column(column) if column.name == name)
+}

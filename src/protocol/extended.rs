@@ -1,0 +1,369 @@
+//! The extended protocol: prepared statements, portals, and the pipelines they come in.
+//!
+//! The statements between two `Sync` are one transaction. A single statement right before its `Sync`, as nearly all come, runs
+//! as a transaction of its own: the same to its client, and an error at its commit stands in place of its tag.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::scalar::ScalarValue;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::backend::{Backend, Column};
+use super::connection::{Connection, Sent, guard};
+use super::decode;
+use super::frontend::{Bind, Kind, Message};
+use super::rows::{Formats, RowCursor, columns_of};
+use super::{Failure, Format};
+use crate::error::{Error, Result, SqlState};
+use crate::parser::{self, Statement};
+use crate::session::{Answer, Prepared, TransactionStatus};
+use crate::types::SqlType;
+
+/// A statement by its name.
+struct NamedStatement {
+    prepared: Prepared,
+    columns: Option<Arc<[Column]>>,
+}
+
+/// A statement with its parameters, run or to be run.
+struct Portal {
+    bound: Arc<Bound>,
+    state: PortalState,
+}
+
+/// A statement with its parameters.
+struct Bound {
+    statement: Arc<NamedStatement>,
+    parameters: Vec<ScalarValue>,
+    formats: Formats,
+}
+
+enum PortalState {
+    /// It has not run.
+    New,
+    /// Some of its rows were sent.
+    Suspended(Box<RowCursor>),
+    /// All of its rows were sent; running it again gives none.
+    Exhausted,
+    /// It ran, and cannot run again.
+    Done,
+}
+
+/// What one connection holds between messages.
+#[derive(Default)]
+pub(super) struct Extended {
+    statements: HashMap<String, Arc<NamedStatement>>,
+    portals: HashMap<String, Portal>,
+    /// After an error, until `Sync`.
+    skipping: bool,
+    /// Whether the statements since the last `Sync` were joined into one transaction.
+    joined: bool,
+}
+
+impl Extended {
+    /// Whether a message is to be passed over.
+    pub(super) fn skips(&self, tag: u8) -> bool {
+        self.skipping && !matches!(tag, b'S' | b'X')
+    }
+
+    /// Forgets the unnamed statement and portal, as every simple query does.
+    pub(super) fn end_unnamed(&mut self) {
+        self.statements.remove("");
+        self.portals.remove("");
+    }
+
+    /// Portals live as long as their transaction.
+    pub(super) fn end_of_transaction(&mut self, status: TransactionStatus) {
+        if status == TransactionStatus::Idle {
+            self.portals.clear();
+        }
+    }
+
+    /// Does what `DEALLOCATE` and `DISCARD` mean for the statements kept here; whether that is all there is to do.
+    pub(super) fn deallocates(&mut self, statement: &Statement, status: TransactionStatus) -> bool {
+        match statement {
+            _ if status == TransactionStatus::Failed => false,
+            Statement::Deallocate(Some(name)) => self.statements.remove(name).is_some(),
+            Statement::Deallocate(None) => {
+                self.statements.clear();
+                false
+            }
+            Statement::Discard => {
+                self.statements.clear();
+                self.portals.clear();
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn statement(&self, name: &str) -> Result<&Arc<NamedStatement>> {
+        self.statements.get(name).ok_or_else(|| {
+            let message = match name {
+                "" => "unnamed prepared statement does not exist".to_owned(),
+                name => format!("prepared statement \"{name}\" does not exist"),
+            };
+            Error::new(SqlState::InvalidSqlStatementName, message)
+        })
+    }
+}
+
+fn no_portal(name: &str) -> Error {
+    Error::new(SqlState::InvalidCursorName, format!("portal \"{name}\" does not exist"))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
+    pub(super) async fn extended_message(&mut self, message: Message<'_>) -> Result<(), Failure> {
+        let outcome = match message {
+            Message::Parse { name, query, types } => self.parse(name, query, &types).await,
+            Message::Bind(bind) => self.bind(&bind).map_err(Failure::from),
+            Message::Describe { kind, name } => self.describe(kind, name).map_err(Failure::from),
+            Message::Execute { portal, rows_max } => self.execute(portal, rows_max).await,
+            Message::Close { kind, name } => self.close(kind, name).map_err(Failure::from),
+            other => Err(Error::internal(format!("{other:?} is not of the extended protocol")).into()),
+        };
+        match outcome {
+            Err(Failure::Statement(error)) => Ok(self.fail_extended(&error)?),
+            other => other,
+        }
+    }
+
+    /// Tells the client of an error, and passes over everything up to `Sync`.
+    pub(super) fn fail_extended(&mut self, error: &Error) -> Result<()> {
+        self.extended.skipping = true;
+        self.extended.joined = false;
+        self.fail(error)
+    }
+
+    /// Ends a pipeline: commits it, if it was more than one statement, and answers everything at once.
+    pub(super) async fn sync(&mut self) -> Result<(), Failure> {
+        self.extended.skipping = false;
+        if std::mem::take(&mut self.extended.joined) {
+            let deadline = self.start_statement();
+            match guard(&self.registration.switch, deadline, self.session.end_implicit()).await {
+                Err(Failure::Statement(error)) => self.fail(&error)?,
+                other => other?,
+            }
+        }
+        self.extended.end_of_transaction(self.session.transaction());
+        self.ready()?;
+        self.wire.flush().await
+    }
+
+    async fn parse(&mut self, name: &str, query: &str, types: &[u32]) -> Result<(), Failure> {
+        if name.is_empty() {
+            self.extended.statements.remove("");
+        } else if self.extended.statements.contains_key(name) {
+            let message = format!("prepared statement \"{name}\" already exists");
+            return Err(Error::new(SqlState::DuplicatePreparedStatement, message).into());
+        }
+        if self.extended.statements.len() >= self.limits.statements_max {
+            return Err(limit("prepared statements", self.limits.statements_max, "DEALLOCATE").into());
+        }
+        let types = types.iter().map(|oid| stated_type(*oid)).collect::<Result<Vec<_>>>()?;
+        let mut statements = parser::parse(query)?;
+        statements.retain(|statement| !matches!(statement, Statement::Empty));
+        let statement = statements.pop().unwrap_or(Statement::Empty);
+        if !statements.is_empty() {
+            let message = "cannot insert multiple commands into a prepared statement";
+            return Err(Error::new(SqlState::SyntaxError, message).into());
+        }
+        let prepared = match statement {
+            Statement::Empty => Prepared { statement: Arc::new(Statement::Empty), parameters: Vec::new(), columns: None },
+            statement => {
+                let deadline = self.start_statement();
+                guard(&self.registration.switch, deadline, self.session.prepare(statement, &types)).await?
+            }
+        };
+        let columns = prepared.columns.as_ref().map(|schema| columns_of(schema)).transpose()?;
+        self.extended.statements.insert(name.to_owned(), Arc::new(NamedStatement { prepared, columns }));
+        self.wire.outbox.parse_complete()?;
+        Ok(())
+    }
+
+    fn bind(&mut self, bind: &Bind<'_>) -> Result<()> {
+        let statement = Arc::clone(self.extended.statement(bind.statement)?);
+        if bind.portal.is_empty() {
+            self.extended.portals.remove("");
+        } else if self.extended.portals.contains_key(bind.portal) {
+            return Err(Error::new(SqlState::DuplicateCursor, format!("cursor \"{}\" already exists", bind.portal)));
+        }
+        if self.extended.portals.len() >= self.limits.portals_max {
+            return Err(limit("portals", self.limits.portals_max, "Close"));
+        }
+        let parameters = self.parameters(bind, &statement.prepared.parameters)?;
+        let columns = statement.columns.as_ref().map_or(0, |columns| columns.len());
+        let formats = result_formats(&bind.result_formats, columns)?;
+        let portal = Portal { bound: Arc::new(Bound { statement, parameters, formats }), state: PortalState::New };
+        self.extended.portals.insert(bind.portal.to_owned(), portal);
+        self.wire.outbox.bind_complete()
+    }
+
+    fn parameters(&self, bind: &Bind<'_>, types: &[SqlType]) -> Result<Vec<ScalarValue>> {
+        let violation = |message: String| Error::new(SqlState::ProtocolViolation, message);
+        let (formats, given) = (&bind.parameter_formats, bind.parameters.len());
+        if formats.len() > 1 && formats.len() != given {
+            return Err(violation(format!("bind message has {} parameter formats but {given} parameters", formats.len())));
+        }
+        if given != types.len() {
+            let (name, wanted) = (bind.statement, types.len());
+            let message =
+                format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}");
+            return Err(violation(message));
+        }
+        let zone = self.zone()?;
+        let values = bind.parameters.iter().zip(types).enumerate().map(|(index, (value, sql_type))| {
+            let code = match formats.as_slice() {
+                [] => 0,
+                [all] => *all,
+                each => each.get(index).copied().unwrap_or(0),
+            };
+            decode::parameter(*value, format_of(code)?, sql_type, index + 1, zone)
+        });
+        values.collect()
+    }
+
+    fn describe(&mut self, kind: Kind, name: &str) -> Result<()> {
+        let (statement, formats) = match kind {
+            Kind::Statement => (self.extended.statement(name)?, Formats::All(Format::Text)),
+            Kind::Portal => {
+                let portal = self.extended.portals.get(name).ok_or_else(|| no_portal(name))?;
+                (&portal.bound.statement, portal.bound.formats.clone())
+            }
+        };
+        if kind == Kind::Statement {
+            self.wire.outbox.parameter_description(&statement.prepared.parameters)?;
+        }
+        match &statement.columns {
+            Some(columns) => self.wire.outbox.row_description(columns, |column| formats.of(column)),
+            None => self.wire.outbox.no_data(),
+        }
+    }
+
+    fn close(&mut self, kind: Kind, name: &str) -> Result<()> {
+        match kind {
+            Kind::Statement => drop(self.extended.statements.remove(name)),
+            Kind::Portal => drop(self.extended.portals.remove(name)),
+        }
+        self.wire.outbox.close_complete()
+    }
+
+    async fn execute(&mut self, name: &str, rows_max: i32) -> Result<(), Failure> {
+        let rows_max = u64::try_from(rows_max).ok().filter(|rows| *rows > 0).unwrap_or(u64::MAX);
+        // The portal is out of the map while it runs, and stays out if it fails.
+        let Portal { bound, state } = self.extended.portals.remove(name).ok_or_else(|| no_portal(name))?;
+        let deadline = self.start_statement();
+        let state = match state {
+            PortalState::New => self.run_portal(&bound, rows_max, deadline).await?,
+            PortalState::Suspended(cursor) => self.continue_portal(cursor, rows_max, deadline).await?,
+            PortalState::Exhausted => {
+                self.wire.outbox.complete("SELECT 0")?;
+                PortalState::Exhausted
+            }
+            PortalState::Done => {
+                let message = format!("portal \"{name}\" cannot be run");
+                return Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message).into());
+            }
+        };
+        self.extended.portals.insert(name.to_owned(), Portal { bound, state });
+        Ok(())
+    }
+
+    async fn run_portal(&mut self, bound: &Bound, rows_max: u64, deadline: Option<Instant>) -> Result<PortalState, Failure> {
+        let prepared = &bound.statement.prepared;
+        if matches!(*prepared.statement, Statement::Empty) {
+            self.wire.outbox.empty_query()?;
+            return Ok(PortalState::Done);
+        }
+        let before = self.session.transaction();
+        if self.extended.deallocates(&prepared.statement, before) {
+            self.wire.outbox.complete("DEALLOCATE")?;
+            return Ok(PortalState::Done);
+        }
+        if before == TransactionStatus::Idle && !self.extended.joined && self.wire.next_tag() != Some(b'S') {
+            self.session.begin_implicit();
+            self.extended.joined = true;
+        }
+        let answer = guard(&self.registration.switch, deadline, self.session.run(prepared, &bound.parameters)).await?;
+        if before != TransactionStatus::Idle {
+            self.extended.end_of_transaction(self.session.transaction());
+        }
+        match answer {
+            Answer::Rows { schema, stream, verb, counted } => {
+                same_columns(&schema, bound.statement.columns.as_deref())?;
+                let cursor = RowCursor::new(&schema, stream, (verb, counted), bound.formats.clone(), self.style()?)?;
+                self.continue_portal(Box::new(cursor), rows_max, deadline).await
+            }
+            other => {
+                self.send_other(other, deadline).await?;
+                Ok(PortalState::Done)
+            }
+        }
+    }
+
+    async fn continue_portal(
+        &mut self,
+        mut cursor: Box<RowCursor>,
+        rows_max: u64,
+        deadline: Option<Instant>,
+    ) -> Result<PortalState, Failure> {
+        Ok(match self.send_rows(&mut cursor, rows_max, deadline).await? {
+            Sent::Whole => PortalState::Exhausted,
+            Sent::Part => PortalState::Suspended(cursor),
+        })
+    }
+}
+
+fn limit(what: &str, most: usize, way_out: &str) -> Error {
+    Error::new(SqlState::ConfigurationLimitExceeded, format!("a connection may have at most {most} {what}"))
+        .hint(format!("{way_out} those no longer needed."))
+}
+
+/// The type a client states by its OID; `None` where it leaves it to the server.
+fn stated_type(oid: u32) -> Result<Option<SqlType>> {
+    match oid {
+        0 | 705 => Ok(None),
+        oid => match SqlType::from_oid(oid) {
+            Some(sql_type) => Ok(Some(sql_type)),
+            None => Err(Error::new(SqlState::UndefinedObject, format!("type with OID {oid} does not exist"))),
+        },
+    }
+}
+
+fn format_of(code: i16) -> Result<Format> {
+    match code {
+        0 => Ok(Format::Text),
+        1 => Ok(Format::Binary),
+        other => Err(Error::new(SqlState::InvalidParameterValue, format!("unsupported format code: {other}"))),
+    }
+}
+
+fn result_formats(codes: &[i16], columns: usize) -> Result<Formats> {
+    match codes {
+        [] => Ok(Formats::All(Format::Text)),
+        [all] => Ok(Formats::All(format_of(*all)?)),
+        each if each.len() == columns => Ok(Formats::Each(each.iter().map(|code| format_of(*code)).collect::<Result<_>>()?)),
+        each => {
+            let message = format!("bind message has {} result formats but query has {columns} columns", each.len());
+            Err(Error::new(SqlState::ProtocolViolation, message))
+        }
+    }
+}
+
+/// A result must be what its statement was described as; an object it reads may have changed since.
+fn same_columns(schema: &Schema, described: Option<&[Column]>) -> Result<()> {
+    let same = described.is_some_and(|described| {
+        described.len() == schema.fields().len()
+            && described
+                .iter()
+                .zip(schema.fields())
+                .all(|(column, field)| SqlType::of_field(field).is_some_and(|sql_type| sql_type.oid() == column.sql_type.oid()))
+    });
+    match same {
+        true => Ok(()),
+        false => Err(Error::new(SqlState::FeatureNotSupported, "cached plan must not change result type")),
+    }
+}

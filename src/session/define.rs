@@ -1,0 +1,252 @@
+//! Statements that change what is defined.
+
+use std::sync::Arc;
+
+use super::{Answer, Session};
+use crate::error::{Error, Result, SqlState};
+use crate::parser::{CommentTarget, RelationName, Statement};
+use crate::planner::infer_external_schema;
+use crate::registry::{Change, ObjectKind, Registry, TableSource, Target};
+
+impl Session {
+    /// Runs a statement that defines, drops or comments on an object.
+    pub(super) async fn define(&mut self, statement: &Statement) -> Result<Answer> {
+        self.refuse_if_read_only(command(statement))?;
+        match statement {
+            Statement::CreateEntity(entity) => {
+                in_public(&entity.name)?;
+                let change = Change::CreateEntity {
+                    name: entity.name.name.clone(),
+                    keys: entity.keys.clone(),
+                    comment: entity.comment.clone(),
+                    if_not_exists: entity.if_not_exists,
+                };
+                self.create(&change, ObjectKind::Entity, &entity.name.name).await?;
+            }
+            Statement::CreateFeatureView(view) => {
+                in_public(&view.name)?;
+                let change = Change::CreateFeatureView {
+                    name: view.name.name.clone(),
+                    entities: view.entities.clone(),
+                    event_time: view.event_time.clone(),
+                    features: view.features.clone(),
+                    ttl: view.ttl,
+                    online: view.online,
+                    comment: view.comment.clone(),
+                    options: view.options.clone(),
+                    if_not_exists: view.if_not_exists,
+                };
+                self.create(&change, ObjectKind::FeatureView, &view.name.name).await?;
+            }
+            Statement::CreateTable { name, columns, if_not_exists } => {
+                in_public(name)?;
+                let change = Change::CreateTable {
+                    name: name.name.clone(),
+                    columns: columns.clone(),
+                    source: TableSource::Stored,
+                    if_not_exists: *if_not_exists,
+                };
+                self.create(&change, ObjectKind::Table, &name.name).await?;
+            }
+            Statement::CreateExternalTable { .. } => self.create_external(statement).await?,
+            Statement::CreateView { .. } => self.create_view(statement).await?,
+            Statement::Drop { kind, names, if_exists } => self.drop_objects(*kind, names, *if_exists).await?,
+            Statement::Comment { target, comment } => {
+                let change = comment_change(target, comment.clone())?;
+                self.change_in_block(change).await?;
+            }
+            _ => return Err(Error::internal("not a definition")),
+        }
+        Ok(Answer::Done(command(statement).to_owned()))
+    }
+
+    async fn create_external(&mut self, statement: &Statement) -> Result<()> {
+        let Statement::CreateExternalTable { name, columns, format, location, if_not_exists } = statement else {
+            return Err(Error::internal("not a CREATE EXTERNAL TABLE"));
+        };
+        in_public(name)?;
+        let columns = if columns.is_empty() {
+            let schema = Box::pin(infer_external_schema(*format, location)).await?;
+            super::write::query_columns(&schema, &[])?
+        } else {
+            columns.clone()
+        };
+        let source = TableSource::External { format: *format, location: location.clone() };
+        let change = Change::CreateTable { name: name.name.clone(), columns, source, if_not_exists: *if_not_exists };
+        self.create(&change, ObjectKind::Table, &name.name).await
+    }
+
+    async fn create_view(&mut self, statement: &Statement) -> Result<()> {
+        let Statement::CreateView { name, columns, definition, query, or_replace, if_not_exists } = statement else {
+            return Err(Error::internal("not a CREATE VIEW"));
+        };
+        in_public(name)?;
+        let plan = self.plan(query, &[]).await?;
+        if !plan.parameters.is_empty() {
+            return Err(Error::new(SqlState::UndefinedParameter, "there is no parameter $1").hint("A view has no parameters."));
+        }
+        let change = Change::CreateView {
+            name: name.name.clone(),
+            definition: definition.clone(),
+            columns: super::write::query_columns(&plan.schema, columns)?,
+            or_replace: *or_replace,
+            if_not_exists: *if_not_exists,
+        };
+        self.create(&change, ObjectKind::View, &name.name).await
+    }
+
+    /// Makes an object: there at once, and dropped again if the block is rolled back.
+    pub(super) async fn create(&mut self, change: &Change, kind: ObjectKind, name: &str) -> Result<()> {
+        if skips_existing(change) && exists(&self.context().0.registry, kind, name) {
+            self.skipped(kind, name);
+            return Ok(());
+        }
+        if self.block.as_ref().is_some_and(|block| !block.changes.is_empty()) {
+            return Err(Error::unsupported("a creation after a DROP or COMMENT in one block").hint("COMMIT first."));
+        }
+        self.change_now(change).await?;
+        if let Some(block) = &mut self.block {
+            block.created.push((kind, name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether a relation of that name is there already, with the notice that says so.
+    pub(super) fn skip_existing(&mut self, name: &str) -> bool {
+        let there = self.context().0.registry.relation_kind(name).is_some();
+        if there {
+            self.skipped(ObjectKind::Table, name);
+        }
+        there
+    }
+
+    fn skipped(&mut self, kind: ObjectKind, name: &str) {
+        let (code, what) = match kind {
+            ObjectKind::Entity => (SqlState::DuplicateObject, "entity"),
+            ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => (SqlState::DuplicateTable, "relation"),
+        };
+        self.notice("NOTICE", code, format!("{what} \"{name}\" already exists, skipping"), None);
+    }
+
+    async fn drop_objects(&mut self, kind: ObjectKind, names: &[RelationName], if_exists: bool) -> Result<()> {
+        for name in names {
+            in_public(name)?;
+            if if_exists && !exists(&self.context().0.registry, kind, &name.name) {
+                let message = format!("{kind} \"{}\" does not exist, skipping", name.name);
+                self.notice("NOTICE", SqlState::SuccessfulCompletion, message, None);
+                continue;
+            }
+            self.change_in_block(Change::Drop { kind, name: name.name.clone(), if_exists }).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the registry at the end of the block, or now where none is open.
+    async fn change_in_block(&mut self, change: Change) -> Result<()> {
+        // What cannot be is an error now, not at COMMIT.
+        self.context().0.registry.apply(&change)?;
+        match &mut self.block {
+            Some(block) => block.changes.push(change),
+            None => self.change_now(&change).await?,
+        }
+        Ok(())
+    }
+
+    /// Changes the registry, and the stores with it.
+    pub(super) async fn change_now(&mut self, change: &Change) -> Result<()> {
+        let before = self.services.registry.current();
+        let after = self.services.registry.commit(change).await?;
+        match change {
+            Change::CreateFeatureView { name, .. } | Change::CreateTable { name, .. } => {
+                if let Some(target) = stored(&after, name)
+                    && let Err(error) = self.services.ingest.create(&target).await
+                {
+                    let kind = match target {
+                        Target::View(_) => ObjectKind::FeatureView,
+                        Target::Table(_) => ObjectKind::Table,
+                    };
+                    let undo = Change::Drop { kind, name: name.clone(), if_exists: true };
+                    self.services.registry.commit(&undo).await?;
+                    return Err(error);
+                }
+            }
+            Change::Drop { name, .. } => {
+                if let Some(target) = stored(&before, name) {
+                    self.services.ingest.remove(&target).await?;
+                }
+            }
+            Change::CreateEntity { .. } | Change::CreateView { .. } | Change::Comment { .. } | Change::CommentOnColumn { .. } => {
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The relation of that name whose rows are in the store.
+fn stored(registry: &Registry, name: &str) -> Option<Target> {
+    if let Some(view) = registry.views.get(name) {
+        return Some(Target::View(Arc::clone(view)));
+    }
+    let table = registry.tables.get(name).filter(|table| table.source == TableSource::Stored)?;
+    Some(Target::Table(Arc::clone(table)))
+}
+
+fn exists(registry: &Registry, kind: ObjectKind, name: &str) -> bool {
+    match kind {
+        ObjectKind::Entity => registry.entities.contains_key(name),
+        ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => registry.relation_kind(name).is_some(),
+    }
+}
+
+fn skips_existing(change: &Change) -> bool {
+    match change {
+        Change::CreateEntity { if_not_exists, .. }
+        | Change::CreateFeatureView { if_not_exists, .. }
+        | Change::CreateTable { if_not_exists, .. }
+        | Change::CreateView { if_not_exists, .. } => *if_not_exists,
+        Change::Drop { .. } | Change::Comment { .. } | Change::CommentOnColumn { .. } => false,
+    }
+}
+
+/// Objects live in the schema `public`; the others are made by the gateway.
+pub(super) fn in_public(name: &RelationName) -> Result<()> {
+    match name.schema.as_deref() {
+        None | Some("public") => Ok(()),
+        Some(schema @ ("history" | "tidegate" | "training" | "pg_catalog" | "information_schema")) => {
+            Err(Error::new(SqlState::InsufficientPrivilege, format!("permission denied for schema {schema}"))
+                .hint("Objects are made in the schema public."))
+        }
+        Some(schema) => Err(Error::new(SqlState::InvalidSchemaName, format!("schema \"{schema}\" does not exist"))
+            .hint("Objects are made in the schema public.")),
+    }
+}
+
+fn comment_change(target: &CommentTarget, comment: Option<String>) -> Result<Change> {
+    match target {
+        CommentTarget::Object(kind, name) => {
+            in_public(name)?;
+            Ok(Change::Comment { kind: *kind, name: name.name.clone(), comment })
+        }
+        CommentTarget::Column(relation, column) => {
+            in_public(relation)?;
+            Ok(Change::CommentOnColumn { relation: relation.name.clone(), column: column.clone(), comment })
+        }
+    }
+}
+
+/// The tag of a definition, which also names it in errors.
+fn command(statement: &Statement) -> &'static str {
+    match statement {
+        Statement::CreateEntity(_) => "CREATE ENTITY",
+        Statement::CreateFeatureView(_) => "CREATE FEATURE VIEW",
+        Statement::CreateTable { .. } => "CREATE TABLE",
+        Statement::CreateExternalTable { .. } => "CREATE EXTERNAL TABLE",
+        Statement::CreateView { .. } => "CREATE VIEW",
+        Statement::Drop { kind: ObjectKind::Entity, .. } => "DROP ENTITY",
+        Statement::Drop { kind: ObjectKind::FeatureView, .. } => "DROP FEATURE VIEW",
+        Statement::Drop { kind: ObjectKind::Table, .. } => "DROP TABLE",
+        Statement::Drop { kind: ObjectKind::View, .. } => "DROP VIEW",
+        Statement::Comment { .. } => "COMMENT",
+        _ => "DEFINE",
+    }
+}

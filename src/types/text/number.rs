@@ -1,0 +1,247 @@
+//! Booleans, integers, floats and decimals.
+
+use std::fmt::{Display, LowerExp, Write};
+use std::str::FromStr;
+
+use super::{TextSink, syntax};
+use crate::error::{Error, Result, SqlState};
+
+/// Reads `boolean`: any unambiguous prefix of `true`, `false`, `yes`, `no`, `on`, `off`, or `1`, `0`; case does not matter.
+pub(super) fn parse_bool(text: &str) -> Result<bool> {
+    let word = text.trim_ascii();
+    let is_prefix_of = |full: &str, least: usize| {
+        word.len() >= least && full.get(..word.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(word))
+    };
+    if word == "1" || is_prefix_of("true", 1) || is_prefix_of("yes", 1) || is_prefix_of("on", 2) {
+        Ok(true)
+    } else if word == "0" || is_prefix_of("false", 1) || is_prefix_of("no", 1) || is_prefix_of("off", 2) {
+        Ok(false)
+    } else {
+        Err(syntax("boolean", text))
+    }
+}
+
+/// Reads a decimal integer with optional sign and spaces around it.
+pub(super) fn parse_integer<T: FromStr>(text: &str, type_name: &'static str) -> Result<T> {
+    let word = text.trim_ascii();
+    if let Ok(value) = word.parse::<T>() {
+        return Ok(value);
+    }
+    let digits = word.strip_prefix(['+', '-']).unwrap_or(word);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        Err(out_of_range(text, type_name))
+    } else {
+        Err(syntax(type_name, text))
+    }
+}
+
+/// Reads `oid`: 0 to 4294967295; a negative number counts down from the top, as in PostgreSQL.
+pub(super) fn parse_oid(text: &str) -> Result<i64> {
+    let value: i64 = parse_integer(text, "oid")?;
+    match value {
+        0..=0xffff_ffff => Ok(value),
+        -0x8000_0000..0 => Ok(value + 0x1_0000_0000),
+        _ => Err(out_of_range(text, "oid")),
+    }
+}
+
+fn out_of_range(text: &str, type_name: &str) -> Error {
+    Error::new(SqlState::NumericValueOutOfRange, format!("value \"{text}\" is out of range for type {type_name}"))
+}
+
+pub(super) fn parse_float8(text: &str) -> Result<f64> {
+    parse_float(text, "double precision", |value: f64| value.is_infinite(), |value| value == 0.0)
+}
+
+pub(super) fn parse_float4(text: &str) -> Result<f32> {
+    parse_float(text, "real", |value: f32| value.is_infinite(), |value| value == 0.0)
+}
+
+fn parse_float<T: FromStr + Copy>(
+    text: &str,
+    type_name: &'static str,
+    is_infinite: impl Fn(T) -> bool,
+    is_zero: impl Fn(T) -> bool,
+) -> Result<T> {
+    let word = text.trim_ascii();
+    let value: T = word.parse().map_err(|_| syntax(type_name, text))?;
+    let mantissa = word.split(['e', 'E']).next().unwrap_or("");
+    let overflow = is_infinite(value) && word.bytes().any(|byte| byte.is_ascii_digit());
+    let underflow = is_zero(value) && mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
+    if overflow || underflow {
+        let message = format!("\"{word}\" is out of range for type {type_name}");
+        return Err(Error::new(SqlState::NumericValueOutOfRange, message));
+    }
+    Ok(value)
+}
+
+/// Reads `numeric(precision, scale)` as a multiple of ten to the minus `scale`, rounding half away from zero.
+pub fn parse_decimal(text: &str, precision: u8, scale: i8) -> Result<i128> {
+    let word = text.trim_ascii();
+    let unsigned = word.strip_prefix(['+', '-']).unwrap_or(word);
+    if ["nan", "inf", "infinity"].iter().any(|special| unsigned.eq_ignore_ascii_case(special)) {
+        let what = if unsigned.eq_ignore_ascii_case("nan") { "NaN" } else { "an infinite value" };
+        return Err(overflow().detail(format!("A field with precision {precision}, scale {scale} cannot hold {what}.")));
+    }
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().map_err(|_| syntax("numeric", text))?),
+        None => (unsigned, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits_only = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !digits_only {
+        return Err(syntax("numeric", text));
+    }
+    let limit = || {
+        let power = i32::from(precision) - i32::from(scale);
+        overflow().detail(format!(
+            "A field with precision {precision}, scale {scale} must round to an absolute value less than 10^{power}."
+        ))
+    };
+    // The digits that count: up to `shift` places after those written before the point.
+    let digits = || whole.bytes().chain(fraction.bytes()).map(|byte| i128::from(byte - b'0'));
+    let written = i64::try_from(whole.len()).unwrap_or(i64::MAX);
+    let kept = written.saturating_add(i64::from(exponent)).saturating_add(i64::from(scale));
+    let mut value: i128 = 0;
+    for (place, digit) in (0_i64..).zip(digits()).take_while(|(place, _)| *place < kept) {
+        let _ = place;
+        value = value.checked_mul(10).and_then(|value| value.checked_add(digit)).ok_or_else(limit)?;
+    }
+    let available = i64::try_from(whole.len() + fraction.len()).unwrap_or(i64::MAX);
+    if value != 0 {
+        for _ in available..kept {
+            value = value.checked_mul(10).ok_or_else(limit)?;
+        }
+    }
+    if kept >= 0 && digits().nth(usize::try_from(kept).unwrap_or(usize::MAX)).is_some_and(|next| next >= 5) {
+        value += 1;
+    }
+    if value >= 10_i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX) {
+        return Err(limit());
+    }
+    Ok(if word.starts_with('-') { -value } else { value })
+}
+
+fn overflow() -> Error {
+    Error::new(SqlState::NumericValueOutOfRange, "numeric field overflow")
+}
+
+/// Text that fits on the stack: no number needs more.
+struct Scratch {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl Scratch {
+    fn of(value: std::fmt::Arguments<'_>) -> Self {
+        let mut scratch = Self { bytes: [0; 64], length: 0 };
+        scratch.write_fmt(value).expect("no number is longer than 64 characters");
+        scratch
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).expect("only whole strings were copied in")
+    }
+}
+
+impl Write for Scratch {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// Writes an integer.
+pub fn write_integer(out: &mut impl TextSink, value: i64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.put("-");
+    }
+    out.put(std::str::from_utf8(&digits[start..]).expect("digits are ASCII"));
+}
+
+/// Writes `double precision` in the shortest form that reads back as the same number.
+pub fn write_float8(out: &mut impl TextSink, value: f64) {
+    if value.is_nan() {
+        out.put("NaN");
+    } else if value.is_infinite() {
+        out.put(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else {
+        write_shortest(out, value, 15);
+    }
+}
+
+/// Writes `real` in the shortest form that reads back as the same number.
+pub fn write_float4(out: &mut impl TextSink, value: f32) {
+    if value.is_nan() {
+        out.put("NaN");
+    } else if value.is_infinite() {
+        out.put(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else {
+        write_shortest(out, value, 6);
+    }
+}
+
+/// PostgreSQL writes an exponent from 10^`digits` on and below 10^-4, always with a sign and two digits.
+fn write_shortest<T: Display + LowerExp>(out: &mut impl TextSink, value: T, digits: i32) {
+    let scientific = Scratch::of(format_args!("{value:e}"));
+    let text = scientific.text();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..digits).contains(&exponent) {
+        out.put(Scratch::of(format_args!("{value}")).text());
+        return;
+    }
+    out.put(mantissa);
+    out.put(if exponent < 0 { "e-" } else { "e+" });
+    if exponent.abs() < 10 {
+        out.put("0");
+    }
+    write_integer(out, i64::from(exponent.abs()));
+}
+
+/// Writes a decimal given by the digits of its unscaled value (with a sign, if negative), keeping all of its scale.
+pub fn write_decimal(out: &mut impl TextSink, unscaled: &impl Display, scale: i8) {
+    let mut text = String::new();
+    // A `String` takes whatever is written to it.
+    let _ = write!(text, "{unscaled}");
+    let digits = match text.strip_prefix('-') {
+        Some(digits) => {
+            out.put("-");
+            digits
+        }
+        None => &text,
+    };
+    match usize::try_from(scale) {
+        Ok(0) => out.put(digits),
+        Ok(scale) if digits.len() > scale => {
+            let (whole, fraction) = digits.split_at(digits.len() - scale);
+            out.put(whole);
+            out.put(".");
+            out.put(fraction);
+        }
+        Ok(scale) => {
+            out.put("0.");
+            (digits.len()..scale).for_each(|_| out.put("0"));
+            out.put(digits);
+        }
+        Err(_) => {
+            out.put(digits);
+            if digits != "0" {
+                (scale..0).for_each(|_| out.put("0"));
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! A real gateway in a folder of its own, started, killed and started again; with a real Redis where a test asks for one.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+/// Where a test's clock stands unless the test says otherwise.
+pub(crate) const CLOCK: &str = "2026-01-01 00:00:00Z";
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which online store a gateway uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Online {
+    /// Embedded memory.
+    Embedded,
+    /// A Redis of the test's own.
+    Redis,
+}
+
+/// What a gateway is started with.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    online: Online,
+    clock: String,
+}
+
+impl Setup {
+    /// A set clock and this online store.
+    pub(crate) fn new(online: Online) -> Self {
+        Self { online, clock: CLOCK.into() }
+    }
+
+    /// Another place for the clock to stand.
+    pub(crate) fn clock(mut self, instant: &str) -> Self {
+        self.clock = instant.into();
+        self
+    }
+
+    /// Starts the gateway on a fresh store; ready when this returns.
+    pub(crate) fn start(self) -> Gateway {
+        let redis = (self.online == Online::Redis).then(|| Arc::new(Redis::start()));
+        Gateway::start(Arc::new(temporary_folder()), redis, self)
+    }
+}
+
+/// A running gateway. Killed when dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    address: SocketAddr,
+    data: Arc<TempDir>,
+    redis: Option<Arc<Redis>>,
+    setup: Setup,
+    log: PathBuf,
+}
+
+impl Gateway {
+    fn start(data: Arc<TempDir>, redis: Option<Arc<Redis>>, setup: Setup) -> Self {
+        let log = data.path().join(format!("gateway-{}.log", unique()));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("store"));
+        if let Some(redis) = &redis {
+            command.args(["--redis", &redis.url()]);
+        }
+        let mut child = command
+            .args(["--clock", &setup.clock])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let address = read_address(&mut child, &log);
+        Self { child, address, data, redis, setup, log }
+    }
+
+    /// A second gateway over the same store and Redis, with the same settings.
+    pub(crate) fn second(&self) -> Gateway {
+        Gateway::start(Arc::clone(&self.data), self.redis.clone(), self.setup.clone())
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The folder of its store.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data.path().join("store")
+    }
+
+    /// Its Redis.
+    pub(crate) fn redis(&self) -> &Redis {
+        self.redis.as_ref().expect("the test asked for Redis")
+    }
+
+    /// A connection for a test that minds errors.
+    pub(crate) async fn connect(&self) -> Client {
+        self.try_connect().await.unwrap_or_else(|error| panic!("{error}\n{}", self.log_tail()))
+    }
+
+    /// A connection, or why there is none.
+    pub(crate) async fn try_connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.address.port()).user("tester").dbname("tidegate");
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Kills it as a power cut would: no signal handler runs.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same store, its clock standing where `clock` says.
+    pub(crate) fn restart_at(&mut self, clock: &str) {
+        self.kill();
+        let setup = Setup::new(self.setup.online).clock(clock);
+        *self = Gateway::start(Arc::clone(&self.data), self.redis.clone(), setup);
+    }
+
+    /// Starts it again on the same store.
+    pub(crate) fn restart(&mut self) {
+        let clock = self.setup.clock.clone();
+        self.restart_at(&clock);
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "did not stop on SIGTERM\n{}", self.log_tail());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log ends so:\n{}", self.log_tail());
+        }
+    }
+}
+
+/// The gateway's one line on standard output names the address; a gateway that ends instead fails the test with its log.
+fn read_address(child: &mut Child, log: &Path) -> SocketAddr {
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines();
+        let _ = sender.send(lines.next());
+        // Later output is read too, so that the gateway never blocks on a full pipe.
+        lines.for_each(drop);
+    });
+    let line = match receiver.recv_timeout(START_DEADLINE) {
+        Ok(Some(Ok(line))) => line,
+        other => {
+            let _ = child.kill();
+            panic!("the gateway did not start ({other:?}):\n{}", tail(log));
+        }
+    };
+    let address = line.strip_prefix("tidegate is accepting connections on ");
+    let address = address.unwrap_or_else(|| panic!("not the line that names the address: {line}"));
+    address.parse().unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// A `redis-server` of the test's own, without persistence.
+pub(crate) struct Redis {
+    child: parking_lot::Mutex<Child>,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Self {
+        // Another process may take the free port between the look and the start: then look again.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            if let Some(child) = spawn_redis(port) {
+                return Self { child: parking_lot::Mutex::new(child), port };
+            }
+        }
+        panic!("redis-server did not start on any of ten free ports");
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Takes it away, with all it holds.
+    pub(crate) fn stop(&self) {
+        let mut child = self.child.lock();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Brings it back, empty.
+    pub(crate) fn start_again(&self) {
+        *self.child.lock() = spawn_redis(self.port).expect("the port was ours a moment ago");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let mut child = self.child.lock();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn spawn_redis(port: u16) -> Option<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir(std::env::temp_dir())
+        .spawn()
+        .expect("redis-server is installed (`make test` installs it; or: apt-get install redis-server)");
+    let deadline = Instant::now() + START_DEADLINE;
+    while child.try_wait().unwrap().is_none() {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Some(child);
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+fn temporary_folder() -> TempDir {
+    tempfile::Builder::new().prefix("tidegate-").tempdir().unwrap()
+}
+
+fn unique() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Runs a statement that must succeed, by the simple protocol; its rows as text, NULL as `NULL`.
+pub(crate) async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{}\n  in: {sql}", explain(&error)));
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|column| row.get(column).unwrap_or("NULL").to_owned()).collect()),
+        _ => None,
+    });
+    rows.collect()
+}
+
+/// Runs a statement that must succeed, for what it does.
+pub(crate) async fn run(client: &Client, sql: &str) {
+    rows(client, sql).await;
+}
+
+/// Runs a statement that gives one value.
+pub(crate) async fn value(client: &Client, sql: &str) -> String {
+    let mut rows = rows(client, sql).await;
+    assert!(rows.len() == 1 && rows[0].len() == 1, "one value expected of: {sql}\n{rows:?}");
+    rows.remove(0).remove(0)
+}
+
+/// Runs a statement that must fail; its error as [`explain`] writes it.
+pub(crate) async fn failure(client: &Client, sql: &str) -> String {
+    match client.simple_query(sql).await {
+        Ok(_) => panic!("should have failed: {sql}"),
+        Err(error) => explain(&error),
+    }
+}
+
+/// Moves the gateway's clock.
+pub(crate) async fn set_clock(client: &Client, instant: &str) {
+    run(client, &format!("ALTER SYSTEM SET tidegate.clock = '{instant}'")).await;
+}
+
+/// An error as tests read it: `SQLSTATE: message`, then detail and hint on lines of their own.
+pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
+    let Some(error) = error.as_db_error() else {
+        return format!("no answer: {error:?}");
+    };
+    let mut text = format!("{}: {}", error.code().code(), error.message());
+    if let Some(detail) = error.detail() {
+        text.push_str(&format!("\nDETAIL: {detail}"));
+    }
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("\nHINT: {hint}"));
+    }
+    text
+}
