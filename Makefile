@@ -25,10 +25,10 @@ test: tools-build tools-test ## Every test, with a real gateway, a real Redis an
 
 # Lance's build reads protoc's own .proto files, which Debian packs apart.
 tools-build:
-	@./tools/need 'command -v cc' build-essential gcc
-	@./tools/need 'ls "$$(dirname "$$(command -v protoc)")/../include/google/protobuf/any.proto"' 'protobuf-compiler libprotobuf-dev' protobuf
+	@./.ci/need 'command -v cc' build-essential gcc
+	@./.ci/need 'ls "$$(dirname "$$(command -v protoc)")/../include/google/protobuf/any.proto"' 'protobuf-compiler libprotobuf-dev' protobuf
 
 tools-test:
-	@./tools/need 'command -v redis-server' redis-server redis
-	@./tools/need 'command -v psql' postgresql-client postgresql@14
-	@./tools/need 'python3 -c "import ensurepip, venv"' python3-venv python3
+	@./.ci/need 'command -v redis-server' redis-server redis
+	@./.ci/need 'command -v psql' postgresql-client postgresql@14
+	@./.ci/need 'python3 -c "import ensurepip, venv"' python3-venv python3

@@ -1,1 +1,178 @@
 //! The settings of a gateway: named, with defaults and limits. Read by `main` and [`gateway`](crate::gateway) only.
+//!
+//! A flag, a `TIDEGATE_*` variable and a line of the configuration file mean the same setting; the first of them that is
+//! given holds, in that order. An unknown one is an error.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::error::{Error, Result, SqlState};
+
+/// The settings as they are given: each may be absent.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// The address to listen on; port 0 takes a free one [default: 127.0.0.1:6432]
+    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The folder that holds the store [default: tidegate-data]
+    #[arg(long, env = "TIDEGATE_DATA", value_name = "DIR")]
+    pub data: Option<String>,
+    /// The Redis that keeps the online rows; without it they are kept in memory
+    #[arg(long, env = "TIDEGATE_REDIS", value_name = "URL")]
+    pub redis: Option<String>,
+    /// Let the clock stand at this instant until ALTER SYSTEM SET tidegate.clock moves it
+    #[arg(long, env = "TIDEGATE_CLOCK", value_name = "INSTANT")]
+    pub clock: Option<String>,
+    /// Whether a commit waits for the local disk [default: on]
+    #[arg(long, env = "TIDEGATE_FSYNC", value_name = "on|off")]
+    pub fsync: Option<Switch>,
+    /// The most connections at once [default: 1000]
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// The most memory that queries may hold, in MiB [default: 4096]
+    #[arg(long, env = "TIDEGATE_MEMORY_MIB", value_name = "N")]
+    pub memory_mib: Option<usize>,
+    /// The most that one statement or block may write, in MiB [default: 2048]
+    #[arg(long, env = "TIDEGATE_WRITE_MIB", value_name = "N")]
+    pub write_mib: Option<usize>,
+    /// The longest message of a client, in MiB [default: 16]
+    #[arg(long, env = "TIDEGATE_MESSAGE_MIB", value_name = "N")]
+    pub message_mib: Option<usize>,
+}
+
+/// On or off, as PostgreSQL spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// The variables that mean settings, besides `TIDEGATE_CONFIG` and `TIDEGATE_LOG`.
+const VARIABLES: [&str; 11] = [
+    "TIDEGATE_LISTEN",
+    "TIDEGATE_DATA",
+    "TIDEGATE_REDIS",
+    "TIDEGATE_CLOCK",
+    "TIDEGATE_FSYNC",
+    "TIDEGATE_MAX_CONNECTIONS",
+    "TIDEGATE_MEMORY_MIB",
+    "TIDEGATE_WRITE_MIB",
+    "TIDEGATE_MESSAGE_MIB",
+    "TIDEGATE_CONFIG",
+    "TIDEGATE_LOG",
+];
+
+/// The settings that hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: String,
+    /// The root of the store.
+    pub data: String,
+    /// The URL of Redis; `None` keeps online rows in memory.
+    pub redis: Option<String>,
+    /// Where a clock that stands still stands; `None` is the machine's clock.
+    pub clock: Option<String>,
+    /// Whether a commit waits for the local disk.
+    pub fsync: bool,
+    /// The most connections at once.
+    pub connections_max: usize,
+    /// The most memory that queries may hold, in bytes.
+    pub memory_bytes_max: usize,
+    /// The most bytes that one statement or block may write.
+    pub write_bytes_max: usize,
+    /// The longest message of a client, in bytes.
+    pub message_bytes_max: usize,
+}
+
+impl Given {
+    /// These settings, with those of `file` where they are absent, and defaults where both are.
+    pub fn resolve(self, file: Option<&Path>) -> Result<Config> {
+        let file = match file {
+            Some(path) => read(path)?,
+            None => Given::default(),
+        };
+        Ok(Config {
+            listen: self.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:6432".to_owned()),
+            data: self.data.or(file.data).unwrap_or_else(|| "tidegate-data".to_owned()),
+            redis: self.redis.or(file.redis),
+            clock: self.clock.or(file.clock),
+            fsync: self.fsync.or(file.fsync).unwrap_or(Switch::On) == Switch::On,
+            connections_max: at_least_one("max_connections", self.max_connections.or(file.max_connections), 1000)?,
+            memory_bytes_max: at_least_one("memory_mib", self.memory_mib.or(file.memory_mib), 4096)? << 20,
+            write_bytes_max: at_least_one("write_mib", self.write_mib.or(file.write_mib), 2048)? << 20,
+            message_bytes_max: at_least_one("message_mib", self.message_mib.or(file.message_mib), 16)? << 20,
+        })
+    }
+}
+
+fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usize> {
+    match given {
+        Some(0) => Err(Error::new(SqlState::ConfigFileError, format!("{name} must be at least 1"))),
+        Some(value) if value > usize::MAX >> 20 => Err(Error::new(SqlState::ConfigFileError, format!("{name} is too large"))),
+        Some(value) => Ok(value),
+        None => Ok(default),
+    }
+}
+
+fn read(path: &Path) -> Result<Given> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        Error::new(SqlState::ConfigFileError, format!("could not read the configuration file {}", path.display())).caused_by(source)
+    })?;
+    toml::from_str(&text).map_err(|source| {
+        Error::new(SqlState::ConfigFileError, format!("the configuration file {} does not hold", path.display()))
+            .detail(source.to_string().trim_end().to_owned())
+    })
+}
+
+/// Fails on a `TIDEGATE_*` variable among `names` that means nothing: most likely a setting misspelt.
+pub fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<()> {
+    for name in names {
+        if name.starts_with("TIDEGATE_") && !VARIABLES.contains(&name.as_str()) {
+            return Err(Error::new(SqlState::ConfigFileError, format!("the variable {name} means no setting"))
+                .hint(format!("The settings are {}.", VARIABLES.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// Where the configuration file is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// A TOML file of settings, named as the flags are, with underscores
+    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_hold_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tidegate.toml");
+        std::fs::write(&file, "listen = '127.0.0.1:1'\nfsync = 'off'\nmemory_mib = 7\n").unwrap();
+        let given = Given { listen: Some("127.0.0.1:2".into()), ..Given::default() };
+        let config = given.resolve(Some(&file)).unwrap();
+        assert_eq!((config.listen.as_str(), config.fsync, config.memory_bytes_max), ("127.0.0.1:2", false, 7 << 20));
+        assert_eq!(config.data, "tidegate-data");
+    }
+
+    #[test]
+    fn unknown_settings_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tidegate.toml");
+        std::fs::write(&file, "lisen = '127.0.0.1:1'").unwrap();
+        assert!(Given::default().resolve(Some(&file)).is_err());
+        assert!(refuse_unknown_variables(["TIDEGATE_LISTEN".to_owned(), "PATH".to_owned()].into_iter()).is_ok());
+        assert!(refuse_unknown_variables(["TIDEGATE_LISEN".to_owned()].into_iter()).is_err());
+        assert!(Given { max_connections: Some(0), ..Given::default() }.resolve(None).is_err());
+    }
+}

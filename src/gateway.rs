@@ -1,1 +1,150 @@
 //! The only place where the parts of a gateway are built and joined.
+//!
+//! [`Gateway::open`] builds them from a [`Config`], [`Gateway::serve`] serves until told to stop. Beside the connections one
+//! task follows what other gateways on the same root do: definitions, and commits that the online store has not applied.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{Error, Result, SqlState};
+use crate::ingest::Ingest;
+use crate::metrics::Metrics;
+use crate::offline::{Durability, LanceStore, SharedOfflineStore};
+use crate::online::{MemoryStore, OnlineStore, OnlineViews};
+use crate::planner::{Planner, PlannerConfig, Stores};
+use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target};
+use crate::server::{self, ServerConfig};
+use crate::session::{Services, SessionLimits};
+use crate::time::{Clock, CommitTime, SetClock, SystemClock};
+use crate::types::text::parse_instant;
+
+/// How often a gateway looks for what others did. Others' definitions and commits are seen within twice this.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(400);
+
+/// How long the start waits for the online rows; lookups of views that are not ready then read the offline store.
+const CATCH_UP_AT_START: Duration = Duration::from_secs(20);
+
+/// The prepared statements a session may make with SQL's `PREPARE`.
+const PREPARED_MAX: usize = 1000;
+
+/// A gateway, ready to serve.
+#[derive(Debug)]
+pub struct Gateway {
+    services: Arc<Services>,
+    config: Config,
+}
+
+impl Gateway {
+    /// Builds the parts and brings the online store up to the offline store, as far as that is quick.
+    ///
+    /// Fails where the store's root cannot be used. A Redis that is away is no failure: lookups say so until it is back.
+    pub async fn open(config: Config) -> Result<Self> {
+        let clock = clock(config.clock.as_deref())?;
+        let registry = Arc::new(RegistryStore::open(&config.data).await?);
+        let durability = if config.fsync { Durability::Synced } else { Durability::Cached };
+        let offline: SharedOfflineStore = Arc::new(LanceStore::with_durability(&config.data, durability)?);
+        let online = Arc::new(OnlineViews::new(online_store(&config, &registry.current())?));
+        let ingest = Arc::new(Ingest::new(Arc::clone(&offline), Arc::clone(&online), Arc::clone(&clock)));
+        let partitions = std::thread::available_parallelism().map_or(1, usize::from);
+        let planner = Arc::new(Planner::new(&PlannerConfig { memory_bytes_max: config.memory_bytes_max, partitions })?);
+        let catalog = Catalog::new(Arc::clone(&planner), clock.now())?;
+        let stores = Stores { offline, online, metrics: Arc::new(Metrics::default()) };
+        let limits = SessionLimits { write_bytes_max: config.write_bytes_max, prepared_max: PREPARED_MAX };
+        let services = Arc::new(Services { registry, catalog, planner, ingest, stores, clock, limits });
+        let gateway = Self { services, config };
+        gateway.start_following().await;
+        Ok(gateway)
+    }
+
+    /// The parts that sessions work with.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Serves clients until `shutdown` completes; `ready` is called with the address once connections are accepted.
+    pub async fn serve(self, ready: impl FnOnce(SocketAddr), shutdown: impl Future<Output = ()>) -> Result<()> {
+        let unusable = |source: std::io::Error| {
+            Error::new(SqlState::IoError, format!("could not listen on {}", self.config.listen))
+                .detail(source.to_string())
+                .hint("Is another server there? Choose another address with --listen.")
+        };
+        let listener = TcpListener::bind(&self.config.listen).await.map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
+        let mut server = ServerConfig { connections_max: self.config.connections_max, ..ServerConfig::default() };
+        server.limits.message_bytes_max = self.config.message_bytes_max;
+        let (stop, stopped) = watch::channel(false);
+        let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
+        info!(%address, data = %self.config.data, "accepting connections");
+        ready(address);
+        server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
+        stop.send_replace(true);
+        follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))
+    }
+
+    async fn start_following(&self) {
+        let registry = self.services.registry.current();
+        let catch_up = self.services.ingest.catch_up(&registry);
+        match tokio::time::timeout(CATCH_UP_AT_START, catch_up).await {
+            Ok(Ok(())) => debug!(version = registry.version, "online rows are ready"),
+            Ok(Err(error)) => warn!(%error, "online rows are not ready"),
+            Err(_) => info!("online rows are still being built; lookups read the offline store until they are ready"),
+        }
+    }
+}
+
+fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
+    match instant {
+        None => Ok(Arc::new(SystemClock)),
+        Some(instant) => Ok(Arc::new(SetClock::new(CommitTime::from_micros(parse_instant(instant, "UTC")?)))),
+    }
+}
+
+fn online_store(config: &Config, _registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
+    match &config.redis {
+        None => Ok(Arc::new(MemoryStore::new())),
+        Some(_) => Err(Error::unsupported("--redis")),
+    }
+}
+
+/// Follows other gateways until told to stop: their definitions, their commits, and the rows whose time has come.
+async fn follow(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
+    let mut known = relations(&services.registry.current());
+    let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        if let Err(error) = follow_once(&services, &mut known).await {
+            warn!(%error, "could not follow other gateways");
+        }
+    }
+}
+
+async fn follow_once(services: &Services, known: &mut BTreeSet<ObjectId>) -> Result<()> {
+    services.registry.refresh().await?;
+    let registry = services.registry.current();
+    let relations_now = relations(&registry);
+    for id in known.difference(&relations_now) {
+        services.stores.online.forget(*id).await?;
+    }
+    *known = relations_now;
+    services.ingest.catch_up(&registry).await?;
+    services.stores.online.apply_due(services.clock.now().as_event_time()).await
+}
+
+/// The numbers of the relations whose rows are in the store.
+fn relations(registry: &Registry) -> BTreeSet<ObjectId> {
+    let views = registry.views.values().map(|view| Target::View(Arc::clone(view)));
+    let tables = registry.tables.values().filter(|table| table.source == TableSource::Stored);
+    views.chain(tables.map(|table| Target::Table(Arc::clone(table)))).map(|target| target.id()).collect()
+}

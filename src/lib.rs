@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod executor;
 pub mod gateway;

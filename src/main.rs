@@ -1,1 +1,101 @@
-fn main() {}
+//! The command line of Tidegate.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
+use tidegate::error::Result;
+use tidegate::gateway::Gateway;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A feature store that speaks PostgreSQL
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve clients until told to stop
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        given: Given,
+    },
+    /// Load real data into an embedded store, show what it answers, and keep serving
+    Demo {
+        /// The address to listen on
+        #[arg(long, default_value = "127.0.0.1:6432", value_name = "HOST:PORT")]
+        listen: String,
+        /// Stop after the session instead of serving on
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,tidegate=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(command_line.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    refuse_unknown_variables(std::env::vars().map(|(name, _)| name))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("connections")
+        .build()
+        .map_err(|source| tidegate::error::Error::internal("could not start the runtime of connections").caused_by(source))?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve { file, given } => {
+                let gateway = Gateway::open(given.resolve(file.config.as_deref())?).await?;
+                gateway.serve(announce, stop_signal()).await
+            }
+            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await,
+        }
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the one line that says where connections are accepted")]
+fn announce(address: std::net::SocketAddr) {
+    println!("tidegate is accepting connections on {address}");
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's own answer")]
+fn complain(error: &tidegate::error::Error) {
+    eprintln!("tidegate: {error}");
+    if let Some(hint) = error.hint_text() {
+        eprintln!("hint: {hint}");
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("caused by: {cause}");
+        source = cause.source();
+    }
+}
+
+/// Completes on SIGTERM or SIGINT.
+async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

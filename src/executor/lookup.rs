@@ -21,7 +21,7 @@ use super::{external, internal, kernel, one_stream};
 use crate::error::{Error, Result, SqlState};
 use crate::offline::{BatchStream, Dataset, history_schema};
 use crate::online::key::entity_keys;
-use crate::online::{PackedRow, RowKey, RowLayout};
+use crate::online::{EntityKey, PackedRow, RowKey, RowLayout};
 use crate::registry::{FeatureView, Ttl};
 use crate::time::EventTime;
 
@@ -128,10 +128,10 @@ impl ExecutionPlan for OnlineLookupExec {
 
 async fn lookup(spec: &LookupSpec, layout: &RowLayout, schema: &SchemaRef) -> Result<RecordBatch> {
     let view = &spec.view;
-    let entities = entity_keys(&view.keys, &spec.keys.columns)?;
-    if entities.len() != spec.keys.len {
-        return Err(Error::internal(format!("{} keys encoded of {}", entities.len(), spec.keys.len)));
-    }
+    let entities = match view.keys.is_empty() {
+        true => vec![Some(EntityKey::global()); spec.keys.len],
+        false => entity_keys(&view.keys, &spec.keys.columns)?,
+    };
     let mut places = Vec::with_capacity(entities.len());
     let mut keys = Vec::with_capacity(entities.len());
     for (place, entity) in entities.into_iter().enumerate() {

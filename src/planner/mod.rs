@@ -35,6 +35,9 @@ mod provider;
 mod route;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
 pub use engine::Planner;
 pub use external::{external_table, infer_external_schema};

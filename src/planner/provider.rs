@@ -20,7 +20,6 @@ use super::route::{Facts, KeysBound, Route, Tense, route};
 use crate::error::Result;
 use crate::executor::{DatasetReader, DatasetScanExec, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
-use crate::online::key::entity_keys;
 use crate::registry::{FeatureView, Table};
 use crate::time::EventTime;
 use crate::types::SqlType;
@@ -91,11 +90,6 @@ impl RelationProvider {
             Relation::View(view, instant) => Some((view, *instant)),
             Relation::History(_) | Relation::Stored(_) => None,
         }
-    }
-
-    /// What this statement sees.
-    pub(super) fn context(&self) -> &Arc<StatementContext> {
-        &self.context
     }
 }
 
@@ -220,7 +214,7 @@ async fn plan_view(
         view: &view.name,
         setting: context.route,
         tense,
-        keys: if bound.is_some() && can_be_looked_up(&view) { KeysBound::All } else { KeysBound::NotAll },
+        keys: if bound.is_some() { KeysBound::All } else { KeysBound::NotAll },
         kept_online: view.online,
         ready: context.stores.online.is_ready(view.id),
         rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
@@ -246,11 +240,6 @@ async fn plan_view(
             Ok(Arc::new(SnapshotExec::new(SnapshotSpec { view, reader, at, keys, predicates, projection })?))
         }
     }
-}
-
-/// Whether the view's rows have keys that can be asked for; a view without entities has the one empty key.
-fn can_be_looked_up(view: &FeatureView) -> bool {
-    !view.keys.is_empty() || entity_keys(&[], &[]).is_ok_and(|keys| keys.len() == 1)
 }
 
 async fn open_history(context: &StatementContext, view: &FeatureView) -> Result<DatasetReader> {

@@ -24,10 +24,14 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use bytes::BytesMut;
 use tokio::sync::watch;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::session::Services;
+use crate::types::SqlType;
+use crate::types::text::Zone;
 
 pub use cancel::CancelRegistry;
 pub use connection::serve_connection;
@@ -131,4 +135,26 @@ impl Format {
             Format::Binary => 1,
         }
     }
+}
+
+/// The cells of a batch as text, a row a vector, as a client that asks for text is sent them; `None` is NULL.
+///
+/// For few rows: it copies every cell.
+pub fn text_cells(batch: &RecordBatch, time_zone: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let style = encode::TextStyle { zone: Zone::parse(time_zone)? };
+    let mut rows = vec![Vec::with_capacity(batch.num_columns()); batch.num_rows()];
+    for (array, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
+        let sql_type = SqlType::of_field(field)
+            .ok_or_else(|| Error::unsupported(format!("a result of type {}", field.data_type())))?;
+        let cells = encode::Cells::new(array, &sql_type)?;
+        for (n, row) in rows.iter_mut().enumerate() {
+            let text = (!cells.is_null(n)).then(|| {
+                let mut text = BytesMut::new();
+                cells.write_text(n, style, &mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            });
+            row.push(text);
+        }
+    }
+    Ok(rows)
 }
