@@ -28,7 +28,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::{Partitioning, PlanProperties};
 
 use crate::error::{Error, SqlState};
@@ -39,7 +39,9 @@ pub(crate) const BATCH_ROWS: usize = 8192;
 /// The properties of an operator that gives one bounded, unordered stream.
 fn one_stream(schema: &SchemaRef, emission: EmissionType) -> Arc<PlanProperties> {
     let equivalence = EquivalenceProperties::new(Arc::clone(schema));
-    Arc::new(PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), emission, Boundedness::Bounded))
+    let properties = PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), emission, Boundedness::Bounded);
+    // Each await of a store is a point where others run.
+    Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative))
 }
 
 /// Our error on its way through DataFusion.
