@@ -38,6 +38,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
 use crate::offline::BatchStream;
 use crate::parser::Query;
+use crate::parser::postgres::{refuse_unsupported, rewrite};
 use crate::types::SqlType;
 
 /// How many operators a "memory is full" error names.
@@ -96,7 +97,9 @@ impl Planner {
         parameters: &[Option<SqlType>],
     ) -> Result<QueryPlan> {
         let mut query = query.clone();
+        refuse_unsupported(&query.body)?;
         let names = names::column_names(&query.body);
+        rewrite(&mut query.body)?;
         expand_stars(&mut query.body);
         names::separate_repeated_items(&mut query.body);
         let mut known = Parameters::of(&mut query, parameters)?;
