@@ -36,7 +36,7 @@ use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
 use crate::offline::BatchStream;
-use crate::parser::Query;
+use crate::parser::{Query, postgres};
 use crate::types::SqlType;
 
 /// How many operators a "memory is full" error names.
@@ -96,7 +96,8 @@ impl Planner {
     ) -> Result<QueryPlan> {
         let mut query = query.clone();
         let names = names::column_names(&query.body);
-        names::separate_repeated_items(&mut query.body);
+        postgres::refuse_unsupported(&query.body)?;
+        postgres::rewrite(&mut query.body)?;
         let mut known = Parameters::of(&mut query, parameters)?;
         if !known.all_known() {
             // A query that cannot be planned with parameters of unknown type may be plannable once they are text; if it is
