@@ -23,11 +23,12 @@ test: tools-build tools-test ## Every test, with a real gateway, a real Redis an
 		$(CARGO) test --locked; \
 	fi
 
+# Lance's build reads protoc's own .proto files, which Debian packs apart.
 tools-build:
-	@./.ci/need protoc protobuf-compiler protobuf
+	@./.ci/need 'command -v cc' build-essential gcc
+	@./.ci/need 'ls "$$(dirname "$$(command -v protoc)")/../include/google/protobuf/any.proto"' 'protobuf-compiler libprotobuf-dev' protobuf
 
 tools-test:
-	@./.ci/need redis-server redis-server redis
-	@./.ci/need psql postgresql-client libpq
-	@./.ci/need python3 python3 python3
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || ./.ci/need --always python3-venv python3
+	@./.ci/need 'command -v redis-server' redis-server redis
+	@./.ci/need 'command -v psql' postgresql-client postgresql@14
+	@./.ci/need 'python3 -c "import ensurepip, venv"' python3-venv python3

@@ -63,3 +63,6 @@ fn internal(error: DataFusionError) -> Error {
 fn kernel(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("a kernel failed: {error}")).caused_by(error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,9 +29,11 @@ impl Checks {
             return Ok(Self(Vec::new()));
         }
         let schema = view.schema();
-        let columns = DFSchema::try_from(schema.as_ref().clone())
-            .map_err(|source| Error::internal(format!("the columns of \"{}\" do not go together", view.name)).caused_by(source))?;
-        let context = SessionContext::new_with_config(SessionConfig::new().set_str("datafusion.sql_parser.dialect", "postgresql"));
+        let columns = DFSchema::try_from(schema.as_ref().clone()).map_err(|source| {
+            Error::internal(format!("the columns of \"{}\" do not go together", view.name)).caused_by(source)
+        })?;
+        let context =
+            SessionContext::new_with_config(SessionConfig::new().set_str("datafusion.sql_parser.dialect", "postgresql"));
         let mut checks = Vec::new();
         for feature in &view.features {
             let Some(text) = &feature.check else { continue };

@@ -96,12 +96,8 @@ impl Committer {
             let (batches, waiting): (Vec<_>, Vec<_>) = group.into_iter().map(|write| (write.batches, write.done)).unzip();
             let outcome = self.commit(batches.into_iter().flatten().collect()).await;
             for done in waiting {
-                let answer = match &outcome {
-                    Ok(warning) => Ok(warning.as_ref().map(same)),
-                    Err(error) => Err(same(error)),
-                };
                 // A writer that went away does not hear of it.
-                let _ = done.send(answer);
+                let _ = done.send(outcome.clone());
             }
         }
     }
@@ -214,19 +210,4 @@ fn sort(view: &FeatureView, rows: &RecordBatch) -> std::result::Result<RecordBat
     let columns: Vec<_> = columns.into_iter().map(|values| SortColumn { values, options: None }).collect();
     let order: UInt32Array = lexsort_to_indices(&columns, None)?;
     take_record_batch(rows, &order)
-}
-
-/// An error of the same words: a commit of several writes fails for each of them.
-fn same(error: &Error) -> Error {
-    let mut same = Error::new(error.code(), error.message());
-    if let Some(detail) = error.detail_text() {
-        same = same.detail(detail);
-    }
-    if let Some(hint) = error.hint_text() {
-        same = same.hint(hint);
-    }
-    if let Some(source) = std::error::Error::source(error) {
-        same = same.caused_by(source.to_string());
-    }
-    same
 }

@@ -72,7 +72,7 @@ impl ValidBatch {
 }
 
 /// What a write did.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Written {
     /// Rows written.
     pub rows: u64,

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::compute::cast;
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
 
 use super::assign::Assignment;
 use crate::error::{Error, Result, SqlState};
@@ -92,9 +90,7 @@ fn doubles(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
 fn reals(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
     let doubles = match column.data_type() {
         DataType::Float32 => return Ok(column.clone()),
-        DataType::Decimal128(_, scale) => {
-            each::<Decimal128Type, Float64Type>(column, to, |value| Ok(as_double(value, *scale)))?
-        }
+        DataType::Decimal128(_, scale) => each::<Decimal128Type, Float64Type>(column, to, |value| Ok(as_double(value, *scale)))?,
         _ => cast(column, &DataType::Float64).map_err(failed)?,
     };
     each::<Float64Type, Float32Type>(&doubles, to, |value| {
@@ -174,9 +170,8 @@ fn from_double(value: f64, digits: usize, scale: i8) -> Result<Option<i128>> {
 fn numeric_overflow(precision: u8, scale: i8) -> Error {
     let whole = i32::from(precision) - i32::from(scale);
     let bound = if whole == 0 { "1".to_owned() } else { format!("10^{whole}") };
-    Error::new(SqlState::NumericValueOutOfRange, "numeric field overflow").detail(format!(
-        "A field with precision {precision}, scale {scale} must round to an absolute value less than {bound}."
-    ))
+    Error::new(SqlState::NumericValueOutOfRange, "numeric field overflow")
+        .detail(format!("A field with precision {precision}, scale {scale} must round to an absolute value less than {bound}."))
 }
 
 #[cfg(test)]

@@ -86,8 +86,21 @@ impl LanceStore {
     }
 
     /// Writes `rows` as files that no version names yet.
-    async fn write_files(&self, dataset: Dataset, handle: &Handle, rows: RecordBatch) -> Result<Transaction> {
-        let parameters = WriteParams { mode: WriteMode::Append, skip_auto_cleanup: true, ..WriteParams::default() };
+    async fn write_files(
+        &self,
+        dataset: Dataset,
+        handle: &Handle,
+        rows: RecordBatch,
+        created_time: CommitTime,
+    ) -> Result<Transaction> {
+        // Properties have to be given here: CommitBuilder takes them, and in Lance 14.0.2 forgets them.
+        let properties = [(CREATED_TIME_PROPERTY.to_owned(), created_time.micros().to_string())];
+        let parameters = WriteParams {
+            mode: WriteMode::Append,
+            skip_auto_cleanup: true,
+            transaction_properties: Some(Arc::new(properties.into())),
+            ..WriteParams::default()
+        };
         let insert = InsertBuilder::new(handle.clone()).with_params(&parameters);
         // Lance's futures run to tens of kilobytes: on the heap they cannot overflow a worker's stack.
         let written = insert.execute_uncommitted(vec![rows]).boxed().await;
@@ -145,9 +158,8 @@ impl OfflineStore for LanceStore {
     async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit> {
         let handle = self.handles.newest(dataset).await?;
         let rows = stored::to_stored(&rows).map_err(|source| could_not("write", dataset, source))?;
-        let transaction = self.write_files(dataset, &handle, rows).await?;
-        let properties = [(CREATED_TIME_PROPERTY.to_owned(), created_time.micros().to_string())];
-        let commit = CommitBuilder::new(handle).with_skip_auto_cleanup(true).with_transaction_properties(properties.into());
+        let transaction = self.write_files(dataset, &handle, rows, created_time).await?;
+        let commit = CommitBuilder::new(handle).with_skip_auto_cleanup(true);
         let committed = commit.execute(transaction).boxed().await.map_err(|source| could_not("write", dataset, source))?;
         let committed = Arc::new(committed);
         self.sync_commit(dataset, &committed).await?;
@@ -313,3 +325,6 @@ fn batch_rows(schema: &Schema) -> usize {
     let row_bytes: usize = schema.fields().iter().map(width).sum();
     (BATCH_BYTES / row_bytes.max(1)).clamp(1024, BATCH_ROWS_MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,8 +19,8 @@ use crate::time::{CommitTime, DatasetVersion, EventTime};
 mod history;
 mod lance;
 
-pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_schema};
 pub use self::lance::{Durability, LanceStore};
+pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_schema};
 
 /// A stream of batches that ends at the first error.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;

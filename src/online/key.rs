@@ -142,7 +142,8 @@ fn extend_sized(slot: &mut Option<Vec<u8>>, part: Option<&[u8]>) -> Result<()> {
 /// The 16 bytes of a uuid, whatever spelling it is in.
 pub(super) fn uuid_bytes(text: &str) -> Result<[u8; 16]> {
     let uuid = Uuid::parse_str(text).map_err(|source| {
-        Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type uuid: \"{text}\"")).caused_by(source)
+        Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type uuid: \"{text}\""))
+            .caused_by(source)
     })?;
     Ok(uuid.into_bytes())
 }

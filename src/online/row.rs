@@ -123,8 +123,7 @@ impl RowLayout {
     /// The layout of `view`'s rows.
     pub fn new(view: &FeatureView) -> Self {
         let (mut fixed, mut sized) = (0, 0);
-        let mut layout =
-            Self { view: Arc::new(view.clone()), slots: Vec::new(), fixed_bytes: vec![fixed], sized: vec![sized] };
+        let mut layout = Self { view: Arc::new(view.clone()), slots: Vec::new(), fixed_bytes: vec![fixed], sized: vec![sized] };
         for feature in &view.features {
             layout.slots.push(match fixed_width(&feature.data_type) {
                 Some(width) => {
@@ -161,8 +160,7 @@ impl RowLayout {
             features.push(in_type(column(rows, &feature.name)?, &feature.data_type)?.into_owned());
         }
         let typed = view.features.iter().zip(&features);
-        let writers: Vec<_> =
-            typed.map(|(feature, column)| write::writer(&feature.data_type, column)).collect::<Result<_>>()?;
+        let writers: Vec<_> = typed.map(|(feature, column)| write::writer(&feature.data_type, column)).collect::<Result<_>>()?;
 
         let mut packed = Vec::with_capacity(rows.num_rows());
         for (row, key) in keys.into_iter().enumerate() {
@@ -275,12 +273,9 @@ fn fixed_width(data_type: &SqlType) -> Option<usize> {
         SqlType::Boolean => Some(1),
         SqlType::SmallInt => Some(2),
         SqlType::Integer | SqlType::Real | SqlType::Date => Some(4),
-        SqlType::BigInt
-        | SqlType::Oid
-        | SqlType::DoublePrecision
-        | SqlType::Time
-        | SqlType::Timestamp
-        | SqlType::TimestampTz => Some(8),
+        SqlType::BigInt | SqlType::Oid | SqlType::DoublePrecision | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz => {
+            Some(8)
+        }
         SqlType::Numeric { .. } | SqlType::Interval | SqlType::Uuid => Some(16),
         SqlType::Vector(length) => Some(usize::try_from(*length).unwrap_or(usize::MAX).saturating_mul(4)),
         SqlType::Text

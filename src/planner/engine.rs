@@ -32,11 +32,13 @@ use super::now::Now;
 use super::parameters::Parameters;
 use super::physical::OurQueryPlanner;
 use super::types::Types;
+use super::using::expand_stars;
 use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
 use crate::offline::BatchStream;
-use crate::parser::{Query, postgres};
+use crate::parser::Query;
+use crate::parser::postgres::{display_name, refuse_unsupported, rewrite};
 use crate::types::SqlType;
 
 /// How many operators a "memory is full" error names.
@@ -95,9 +97,11 @@ impl Planner {
         parameters: &[Option<SqlType>],
     ) -> Result<QueryPlan> {
         let mut query = query.clone();
+        refuse_unsupported(&query.body)?;
         let names = names::column_names(&query.body);
-        postgres::refuse_unsupported(&query.body)?;
-        postgres::rewrite(&mut query.body)?;
+        rewrite(&mut query.body)?;
+        expand_stars(&mut query.body);
+        names::separate_repeated_items(&mut query.body);
         let mut known = Parameters::of(&mut query, parameters)?;
         if !known.all_known() {
             // A query that cannot be planned with parameters of unknown type may be plannable once they are text; if it is
@@ -231,7 +235,7 @@ fn only_lookups(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// The columns of a query's rows, under PostgreSQL's names.
 fn output_schema(plan: &LogicalPlan, names: Vec<Option<String>>) -> SchemaRef {
     let fields = plan.schema().fields();
-    let given: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+    let given: Vec<String> = fields.iter().map(|field| display_name(field.name()).to_owned()).collect();
     let names = names::apply(names, &given);
     let fields = fields.iter().zip(names).map(|(field, name)| output_field(field, name));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -243,7 +247,7 @@ fn output_field(field: &FieldRef, name: String) -> Field {
 
 fn explained(text: &str) -> Result<Rows> {
     let schema: SchemaRef = Arc::new(Schema::new(vec![SqlType::Text.field(EXPLAIN_COLUMN, true)]));
-    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(text.lines()));
+    let lines: ArrayRef = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![lines]).map_err(|error| from_datafusion(error.into()))?;
     let stream: BatchStream = futures::stream::once(std::future::ready(Ok(batch))).boxed();
     Ok(Rows { schema, stream })

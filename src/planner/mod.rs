@@ -34,6 +34,7 @@ mod physical;
 mod provider;
 mod route;
 mod types;
+mod using;
 
 #[cfg(test)]
 mod tests;

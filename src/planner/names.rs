@@ -13,6 +13,30 @@ pub(super) fn column_names(query: &ast::Query) -> Vec<Option<String>> {
     }
 }
 
+/// Gives a select item that another one repeats word for word a name of its own, because DataFusion tells columns by name
+/// and PostgreSQL does not.
+pub(super) fn separate_repeated_items(query: &mut ast::Query) {
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        let mut seen = std::collections::HashSet::new();
+        for (place, item) in select.projection.iter_mut().enumerate() {
+            let (text, expr) = match item {
+                // `x` may be the same column as `t.x`.
+                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                    let expr = Expr::CompoundIdentifier(parts.clone());
+                    let bare = parts.last().map(ToString::to_string).filter(|last| seen.contains(last));
+                    (bare.unwrap_or_else(|| expr.to_string()), expr)
+                }
+                SelectItem::UnnamedExpr(expr) => (expr.to_string(), expr.clone()),
+                SelectItem::ExprWithAlias { expr, alias } => (alias.to_string(), expr.clone()),
+                _ => continue,
+            };
+            if !seen.insert(text) {
+                *item = SelectItem::ExprWithAlias { expr, alias: ast::Ident::with_quote('"', format!("__column_{place}")) };
+            }
+        }
+    }
+}
+
 /// `names` for a query of `fields` columns, whose own names are `given`: a `*` takes the columns that are left.
 pub(super) fn apply(names: Vec<Option<String>>, given: &[String]) -> Vec<String> {
     let stars = names.iter().filter(|name| name.is_none()).count();

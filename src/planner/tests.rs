@@ -224,10 +224,7 @@ impl World {
             )
             .await;
         world
-            .insert(
-                "weather",
-                "SELECT 'JFK' origin, TIMESTAMPTZ '2013-02-09 10:00Z' event_time, 3.0 temp, 'corrected' note",
-            )
+            .insert("weather", "SELECT 'JFK' origin, TIMESTAMPTZ '2013-02-09 10:00Z' event_time, 3.0 temp, 'corrected' note")
             .await;
         world
             .insert(
@@ -258,8 +255,7 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut lines = Vec::new();
     for batch in batches {
-        let columns: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        let columns: Vec<_> = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
         for row in 0..batch.num_rows() {
             lines.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
         }
@@ -298,22 +294,24 @@ async fn parameters_get_their_types() {
         world.planner.plan(&context, &surface, &query, &[]).await.unwrap().parameters
     };
     assert_eq!(types("SELECT $1").await, [SqlType::Text]);
-    assert_eq!(types("SELECT $1::int, $2 FROM labels WHERE id = $2 LIMIT $3").await, [
-        SqlType::Integer,
-        SqlType::BigInt,
-        SqlType::BigInt
-    ]);
+    assert_eq!(
+        types("SELECT $1::int, $2 FROM labels WHERE id = $2 LIMIT $3").await,
+        [SqlType::Integer, SqlType::BigInt, SqlType::BigInt]
+    );
     assert_eq!(types("SELECT temp FROM weather WHERE origin = ANY($1)").await, [SqlType::Array(Box::new(SqlType::Text))]);
     assert_eq!(types("SELECT temp FROM weather AS OF $1 WHERE origin = $2").await, [SqlType::TimestampTz, SqlType::Text]);
     assert_eq!(types("SELECT id FROM labels WHERE id = $1 OR $1 IS NULL").await, [SqlType::BigInt]);
 
     let run = async |sql: &str, values: &[ScalarValue]| world.try_query(sql, values).await.unwrap();
     assert_eq!(run("SELECT $1", &[ScalarValue::from("x")]).await, ["x"]);
-    assert_eq!(run("SELECT id FROM labels WHERE id > $1 ORDER BY id LIMIT $2", &[
-        ScalarValue::Int64(Some(3)),
-        ScalarValue::Int64(Some(2))
-    ])
-    .await, ["4", "5"]);
+    assert_eq!(
+        run(
+            "SELECT id FROM labels WHERE id > $1 ORDER BY id LIMIT $2",
+            &[ScalarValue::Int64(Some(3)), ScalarValue::Int64(Some(2))]
+        )
+        .await,
+        ["4", "5"]
+    );
     let list = ScalarValue::List(ScalarValue::new_list_nullable(
         &[ScalarValue::from("JFK"), ScalarValue::from("XXX"), ScalarValue::Utf8(None)],
         &arrow::datatypes::DataType::Utf8,
@@ -374,9 +372,10 @@ async fn composite_keys_are_looked_up() {
 async fn a_snapshot_shows_what_was_true_then() {
     let mut world = World::with_rows().await;
     assert_eq!(world.query("SELECT temp FROM weather AS OF TIMESTAMP '2013-02-09 09:00Z' WHERE origin = 'JFK'").await, ["1.0"]);
-    assert_eq!(world.sorted("SELECT w.origin, w.temp FROM weather AS OF '2013-02-09 11:00Z' AS w").await, [
-        "EWR|6.0", "JFK|3.0", "LGA|5.0"
-    ]);
+    assert_eq!(
+        world.sorted("SELECT w.origin, w.temp FROM weather AS OF '2013-02-09 11:00Z' AS w").await,
+        ["EWR|6.0", "JFK|3.0", "LGA|5.0"]
+    );
     // Both ends of the TTL are inside.
     assert_eq!(world.query("SELECT count(*) FROM weather AS OF '2013-02-09 13:00Z'").await, ["1"]);
     assert_eq!(world.query("SELECT count(*) FROM weather AS OF '2013-02-09 16:00Z'").await, ["1"]);
@@ -386,7 +385,8 @@ async fn a_snapshot_shows_what_was_true_then() {
     let plan = world.explain("SELECT temp FROM weather AS OF '2013-02-09 09:00Z' WHERE origin = 'JFK'").await;
     assert!(plan.contains("SnapshotExec: view=weather, as_of=2013-02-09 09:00:00.000000Z, version="), "{plan}");
     // Two instants of one view in one statement.
-    let query = "SELECT a.temp, b.temp FROM weather AS OF '2013-02-09 08:00Z' a JOIN weather AS OF '2013-02-09 10:00Z' b USING (origin)";
+    let query =
+        "SELECT a.temp, b.temp FROM weather AS OF '2013-02-09 08:00Z' a JOIN weather AS OF '2013-02-09 10:00Z' b USING (origin)";
     assert_eq!(world.query(query).await, ["1.0|3.0"]);
     world.time_zone = "America/New_York".into();
     assert_eq!(world.query("SELECT temp FROM weather AS OF '2013-02-09 04:00' WHERE origin = 'JFK'").await, ["1.0"]);
@@ -408,13 +408,23 @@ async fn an_as_of_join_answers_each_row_at_its_own_instant() {
     assert_eq!(world.query(&format!("SELECT count(*), count(temp), sum(temp) FROM ({on}) x")).await, ["8|3|9.0"]);
     assert_eq!(world.query(&format!("SELECT count(*) FROM ({on}) x")).await, ["8"]);
     let star = world.sorted("SELECT * FROM labels JOIN weather AS OF ts AS f USING (origin) WHERE id = 2").await;
-    assert_eq!(star, ["2|JFK|2013-02-09T10:00:00Z|false|2013-02-09T10:00:00Z|3.0|corrected"]);
+    assert_eq!(star, ["JFK|2|2013-02-09T10:00:00Z|false|2013-02-09T10:00:00Z|3.0|corrected"]);
+    let merged = "SELECT * FROM labels LEFT JOIN weather AS OF ts AS f USING (origin) WHERE id = 8";
+    assert_eq!(world.query(merged).await, ["BOS|8|2013-02-09T12:00:00Z|true|NULL|NULL|NULL"]);
+    let both = "SELECT origin, f.origin, labels.origin FROM labels LEFT JOIN weather AS OF ts AS f USING (origin) WHERE id = 8";
+    assert_eq!(world.query(both).await, ["BOS|NULL|BOS"]);
     // A condition in ON is judged on the chosen row, and the left row stays; WHERE is judged after.
     let condition = "SELECT l.id, f.temp FROM labels l LEFT JOIN weather AS OF l.ts AS f ON f.origin = l.origin AND f.temp > 2 AND l.late = false";
     assert_eq!(world.sorted(condition).await, ["1|NULL", "2|3.0", "3|NULL", "4|NULL", "5|NULL", "6|NULL", "7|NULL", "8|NULL"]);
-    let filtered = "SELECT l.id FROM labels l LEFT JOIN weather AS OF l.ts AS f ON f.origin = l.origin WHERE f.note = 'old' AND l.late";
+    let filtered =
+        "SELECT l.id FROM labels l LEFT JOIN weather AS OF l.ts AS f ON f.origin = l.origin WHERE f.note = 'old' AND l.late";
     assert_eq!(world.sorted(filtered).await, ["1"]);
-    assert!(world.sorted("SELECT l.id FROM labels l JOIN weather AS OF l.ts f ON f.origin = l.origin WHERE f.note = 'wrong'").await.is_empty());
+    assert!(
+        world
+            .sorted("SELECT l.id FROM labels l JOIN weather AS OF l.ts f ON f.origin = l.origin WHERE f.note = 'wrong'")
+            .await
+            .is_empty()
+    );
     // Instants may be expressions.
     let later = "SELECT l.id, f.temp FROM labels l JOIN weather AS OF l.ts + INTERVAL '1 hour' AS f ON f.origin = l.origin";
     assert_eq!(world.sorted(later).await, ["1|3.0", "2|3.0", "3|1.0"]);
@@ -471,7 +481,8 @@ async fn time_clauses_elsewhere_are_refused() {
     }
     let inside = "WITH old AS (SELECT * FROM weather AS OF '2013-02-09 09:00Z') SELECT temp FROM old WHERE origin = 'JFK'";
     assert_eq!(world.query(inside).await, ["1.0"]);
-    let same_name = "WITH weather AS (SELECT * FROM weather AS OF '2013-02-09 09:00Z') SELECT temp FROM weather WHERE origin = 'JFK'";
+    let same_name =
+        "WITH weather AS (SELECT * FROM weather AS OF '2013-02-09 09:00Z') SELECT temp FROM weather WHERE origin = 'JFK'";
     assert_eq!(world.query(same_name).await, ["1.0"]);
 }
 
@@ -526,7 +537,8 @@ async fn history_shows_every_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_stream_stops_the_work() {
     let world = World::new().await;
-    let rows = world.try_rows("SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 1000) b", &[]).await.unwrap();
+    let rows =
+        world.try_rows("SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 1000) b", &[]).await.unwrap();
     let mut stream = rows.stream;
     let first = tokio::time::timeout(std::time::Duration::from_millis(200), stream.try_next()).await;
     assert!(first.is_err());

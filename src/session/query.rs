@@ -186,7 +186,7 @@ impl Session {
         let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
         let row = batches.iter().find(|batch| batch.num_rows() > 0);
         let row = row.ok_or_else(|| Error::internal("EXECUTE got no arguments"))?;
-        let value = |column| {
+        let value = |column: &arrow::array::ArrayRef| {
             ScalarValue::try_from_array(column, 0).map_err(|source| Error::internal("EXECUTE got no value").caused_by(source))
         };
         row.columns().iter().map(value).collect()

@@ -1,8 +1,9 @@
 //! Other people's clients: psql, psycopg 3 and tokio-postgres each create, insert with parameters, copy, look up and join.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -17,17 +18,17 @@ fn clients(name: &str) -> PathBuf {
 
 /// Runs `psql` against the gateway, with nothing of the machine's settings.
 pub(crate) fn psql(gateway: &Gateway, arguments: &[&str]) -> Output {
+    let output = psql_command(gateway).args(arguments).output();
+    output.expect("psql is installed (`make test` installs it; or: apt-get install postgresql-client)")
+}
+
+fn psql_command(gateway: &Gateway) -> Command {
     let port = gateway.address().port().to_string();
-    Command::new("psql")
-        .args(["-X", "-h", "127.0.0.1", "-p", &port, "-U", "tester", "-d", "tidegate"])
-        .args(arguments)
-        .env_clear()
-        .env("PATH", std::env::var("PATH").unwrap_or_default())
-        .env("LC_ALL", "C.UTF-8")
-        .env("PAGER", "")
-        .env("PGTZ", "UTC")
-        .output()
-        .expect("psql is installed (`make test` installs it; or: apt-get install postgresql-client)")
+    let mut command = Command::new("psql");
+    command.args(["-X", "-h", "127.0.0.1", "-p", &port, "-U", "tester", "-d", "tidegate"]).env_clear();
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.envs([("PATH", path.as_str()), ("LC_ALL", "C.UTF-8"), ("PAGER", ""), ("PGTZ", "UTC")]);
+    command
 }
 
 fn text(output: &Output) -> String {
@@ -193,6 +194,22 @@ async fn a_portal_gives_rows_in_portions() {
     }
     assert_eq!(portions, [10, 10, 5]);
     transaction.commit().await.unwrap();
+}
+
+#[test]
+fn a_large_result_streams() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let rows =
+        "COPY (SELECT n, 'a row of a result that is too large to keep' FROM generate_series(1, 1000000000) AS t (n)) TO STDOUT";
+    let mut reader = psql_command(&gateway).args(["-c", rows]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    for number in 1..=500_000 {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with(&format!("{number}\t")), "{line}");
+    }
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert!(gateway.memory_peak_mib() < 700, "the gateway held {} MiB", gateway.memory_peak_mib());
 }
 
 #[tokio::test]

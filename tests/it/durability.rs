@@ -100,6 +100,26 @@ async fn an_acknowledged_copy_survives_a_kill() {
 }
 
 #[tokio::test]
+async fn small_inserts_at_once_share_commits() {
+    const CLIENTS: i64 = 16;
+    const EACH: i64 = 8;
+    let gateway = Setup::new(Online::Embedded).start();
+    define(&gateway.connect().await).await;
+    let write = async |first: i64| {
+        let client = gateway.connect().await;
+        for key in first..first + EACH {
+            harness::run(&client, &format!("INSERT INTO spend VALUES ({key}, '2025-12-31 00:00Z', 1)")).await;
+        }
+    };
+    futures::future::join_all((0..CLIENTS).map(|client| write(client * EACH))).await;
+    let counts = "SELECT count(*), count(DISTINCT created_time) FROM history.spend";
+    let row = harness::rows(&gateway.connect().await, counts).await.remove(0);
+    let commits: i64 = row[1].parse().unwrap();
+    assert_eq!(row[0], (CLIENTS * EACH).to_string());
+    assert!(commits <= CLIENTS * EACH / 2, "{commits} commits for {} inserts", CLIENTS * EACH);
+}
+
+#[tokio::test]
 async fn a_transaction_is_there_whole_or_not_at_all() {
     let mut gateway = Setup::new(Online::Embedded).start();
     let client = gateway.connect().await;

@@ -116,6 +116,14 @@ impl Gateway {
         Ok(client)
     }
 
+    /// The most memory it ever held, in MiB; 0 where the system does not tell.
+    pub(crate) fn memory_peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        kib.unwrap_or_default() / 1024
+    }
+
     /// Kills it as a power cut would: no signal handler runs.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -67,7 +67,7 @@ fn literals(values: &dyn Array) -> Result<Vec<String>> {
         DataType::Int8 => numbers!(Int8Type),
         DataType::Int16 => numbers!(Int16Type),
         DataType::Int32 => numbers!(Int32Type),
-        DataType::Int64 => numbers!(Int64Type),
+        DataType::Int64 => values.as_primitive::<Int64Type>().iter().flatten().map(bigint).collect(),
         DataType::UInt8 => numbers!(UInt8Type),
         DataType::UInt16 => numbers!(UInt16Type),
         DataType::UInt32 => numbers!(UInt32Type),
@@ -87,6 +87,11 @@ fn literals(values: &dyn Array) -> Result<Vec<String>> {
         }
         other => return Err(Error::internal(format!("a scan cannot compare values of type {other}"))),
     })
+}
+
+/// Lance reads the digits before it reads the sign, and those of the least number are one too many.
+fn bigint(value: i64) -> String {
+    if value == i64::MIN { "(-9223372036854775807 - 1)".into() } else { value.to_string() }
 }
 
 fn text(value: &str) -> String {

@@ -92,7 +92,9 @@ pub(super) fn column_field(field: &Field) -> Field {
 
 fn inner_column_field(field: &Field) -> Field {
     match field.data_type() {
-        DataType::FixedSizeBinary(INTERVAL_BYTES) if field.metadata().get(STORED_AS_KEY).is_some_and(|it| it == STORED_INTERVAL) => {
+        DataType::FixedSizeBinary(INTERVAL_BYTES)
+            if field.metadata().get(STORED_AS_KEY).is_some_and(|it| it == STORED_INTERVAL) =>
+        {
             let mut metadata = field.metadata().clone();
             metadata.remove(STORED_AS_KEY);
             field.clone().with_data_type(DataType::Interval(IntervalUnit::MonthDayNano)).with_metadata(metadata)
@@ -128,7 +130,8 @@ pub(super) fn convert(column: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, A
         }
         (DataType::FixedSizeBinary(INTERVAL_BYTES), DataType::Interval(IntervalUnit::MonthDayNano)) => {
             let stored = column.as_fixed_size_binary();
-            let intervals: ScalarBuffer<_> = (0..stored.len()).map(|row| interval_of(stored.value(row))).collect::<Vec<_>>().into();
+            let intervals: ScalarBuffer<_> =
+                (0..stored.len()).map(|row| interval_of(stored.value(row))).collect::<Vec<_>>().into();
             Ok(Arc::new(IntervalMonthDayNanoArray::try_new(intervals, stored.nulls().cloned())?))
         }
         (DataType::List(_), DataType::List(item)) => {

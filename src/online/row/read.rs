@@ -8,8 +8,8 @@ use arrow::array::{
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, FieldRef, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, FieldRef, Float32Type, Float64Type, Int16Type, Int32Type,
+    Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use uuid::Uuid;
 
@@ -38,9 +38,7 @@ pub(super) fn reader(data_type: &SqlType, rows: usize) -> Result<Box<dyn Reader>
         SqlType::Numeric { .. } => fixed::<Decimal128Type, 16>(data_type, rows, i128::from_le_bytes),
         SqlType::Date => fixed::<Date32Type, 4>(data_type, rows, i32::from_le_bytes),
         SqlType::Time => fixed::<Time64MicrosecondType, 8>(data_type, rows, i64::from_le_bytes),
-        SqlType::Timestamp | SqlType::TimestampTz => {
-            fixed::<TimestampMicrosecondType, 8>(data_type, rows, i64::from_le_bytes)
-        }
+        SqlType::Timestamp | SqlType::TimestampTz => fixed::<TimestampMicrosecondType, 8>(data_type, rows, i64::from_le_bytes),
         SqlType::Interval => fixed::<IntervalMonthDayNanoType, 16>(data_type, rows, interval),
         SqlType::Uuid => Box::new(UuidReader(StringBuilder::with_capacity(rows, rows * 36))),
         SqlType::Text | SqlType::Json | SqlType::Name | SqlType::Char => Box::new(StringBuilder::with_capacity(rows, rows * 16)),
