@@ -38,7 +38,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
 use crate::offline::BatchStream;
 use crate::parser::Query;
-use crate::parser::postgres::{refuse_unsupported, rewrite};
+use crate::parser::postgres::{display_name, refuse_unsupported, rewrite};
 use crate::types::SqlType;
 
 /// How many operators a "memory is full" error names.
@@ -235,7 +235,7 @@ fn only_lookups(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// The columns of a query's rows, under PostgreSQL's names.
 fn output_schema(plan: &LogicalPlan, names: Vec<Option<String>>) -> SchemaRef {
     let fields = plan.schema().fields();
-    let given: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+    let given: Vec<String> = fields.iter().map(|field| display_name(field.name()).to_owned()).collect();
     let names = names::apply(names, &given);
     let fields = fields.iter().zip(names).map(|(field, name)| output_field(field, name));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
