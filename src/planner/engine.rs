@@ -37,7 +37,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
 use crate::offline::BatchStream;
 use crate::parser::Query;
-use crate::parser::postgres::{refuse_unsupported, rewrite, shown_name};
+use crate::parser::postgres::{display_name, refuse_unsupported, rewrite};
 use crate::types::SqlType;
 
 /// How many operators a "memory is full" error names.
@@ -249,7 +249,7 @@ fn only_lookups(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// The columns of a query's rows, under the names a client sees.
 fn output_schema(plan: &LogicalPlan) -> SchemaRef {
-    let shown = |field: &FieldRef| field.as_ref().clone().with_name(shown_name(field.name())).with_nullable(true);
+    let shown = |field: &FieldRef| field.as_ref().clone().with_name(display_name(field.name())).with_nullable(true);
     Arc::new(Schema::new(plan.schema().fields().iter().map(shown).collect::<Vec<_>>()))
 }
 

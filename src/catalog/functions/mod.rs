@@ -3,6 +3,7 @@
 //! Each is a row of a table ([`Definition`]) with a plain function over plain values: they are called on catalogs of a few
 //! thousand rows at most.
 
+mod lists;
 mod objects;
 mod session;
 mod text;
@@ -55,7 +56,7 @@ pub(super) fn all(scope: &Arc<Scope>) -> Vec<Arc<ScalarUDF>> {
         let function = Function { definition, signature: Signature::user_defined(Volatility::Stable), scope: Arc::clone(scope) };
         Arc::new(ScalarUDF::new_from_impl(function))
     });
-    functions.collect()
+    functions.chain(lists::all()).collect()
 }
 
 /// A function, bound to what it answers from.

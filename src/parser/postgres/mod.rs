@@ -20,7 +20,7 @@ use sqlparser::ast::{Expr, Query, Select, TableFactor, VisitMut, VisitorMut};
 
 use crate::error::{Error, Result};
 
-pub use names::shown_name;
+pub use names::display_name;
 pub use refuse::refuse_unsupported;
 pub use relations::EMPTY_RELATIONS;
 

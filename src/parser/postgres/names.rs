@@ -14,8 +14,8 @@ use super::build::{builtin_name, fold};
 /// Sets off the number that makes a repeated name unique.
 const MARK: char = '\u{1f}';
 
-/// The name of a column as a client sees it.
-pub fn shown_name(name: &str) -> &str {
+/// A column's name without the mark that makes it unique: what a client is shown.
+pub fn display_name(name: &str) -> &str {
     name.split(MARK).next().unwrap_or(name)
 }
 

@@ -8,12 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr,
-    Ident, LambdaFunction, LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, OneOrManyWithParens, OrderBy,
-    OrderByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut,
-    VisitorMut,
+    BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, LambdaFunction,
+    LambdaFunctionParameter, LambdaSyntax, LimitClause, OneOrManyWithParens, OrderBy, OrderByExpr, OrderByKind, Query, Select,
+    SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut,
 };
-use sqlparser::tokenizer::Span;
 
 use super::build::{any_part, builtin_name, call, call_ordered, fold, has_subquery, is_aggregate, number, text};
 use super::expressions::placeholder;
@@ -159,11 +157,8 @@ fn each_element(query: &mut Query) -> Option<Expr> {
 
 fn transform(array: Expr, element: Ident, body: Expr) -> Expr {
     let parameter = LambdaFunctionParameter { name: element, data_type: None };
-    let lambda = LambdaFunction {
-        params: OneOrManyWithParens::One(parameter),
-        body: Box::new(body),
-        syntax: LambdaSyntax::Arrow,
-    };
+    let lambda =
+        LambdaFunction { params: OneOrManyWithParens::One(parameter), body: Box::new(body), syntax: LambdaSyntax::Arrow };
     call("array_transform", vec![array, Expr::Lambda(lambda)])
 }
 
