@@ -164,6 +164,14 @@ async fn relations_called_empty_are_empty() {
     }
 }
 
+#[test]
+fn classes_have_the_numbers_of_their_relations() {
+    let system = SystemRelations::read().unwrap();
+    for (name, oid) in parser::postgres::OBJECT_CLASSES {
+        assert_eq!(system.get("pg_catalog", name).unwrap().oid, *oid, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn psql_gets_its_answers() {
     let world = World::new();
