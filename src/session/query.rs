@@ -9,10 +9,10 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 
 use super::answers::{DESCRIBE, SHOW_ALL, text_columns};
-use super::write::placeholder_types;
+use super::write::{event_time_among, placeholder_types};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
-use crate::parser::{Copy, Query, Statement, parse_query};
+use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
 use crate::planner::{QueryPlan, Rows};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
@@ -41,7 +41,8 @@ impl Session {
                 let target = self.target(&insert.table)?;
                 let columns = super::write::named_columns(&target, &insert.columns)?;
                 let types = placeholder_types(&insert.source, &columns, types);
-                (self.plan(&insert.source, &types).await?.parameters, None)
+                let source = with_defaults(&insert.source, event_time_among(&target, &columns));
+                (self.plan(&source, &types).await?.parameters, None)
             }
             Statement::Show(name) => (Vec::new(), Some(self.show_columns(name)?)),
             Statement::ShowAll => (Vec::new(), Some(text_columns(SHOW_ALL))),

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 /// From the top down. A room may use rooms of lower layers, and itself.
 const LAYERS: &[&[&str]] = &[
+    &["demo"],
     &["gateway"],
     &["server"],
     &["protocol"],
     &["session"],
-    &["auth", "catalog", "ingest"],
+    &["catalog", "ingest"],
     &["planner"],
     &["executor", "parser"],
     &["online", "offline"],
