@@ -123,7 +123,8 @@ fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usiz
 
 fn read(path: &Path) -> Result<Given> {
     let text = std::fs::read_to_string(path).map_err(|source| {
-        Error::new(SqlState::ConfigFileError, format!("could not read the configuration file {}", path.display())).caused_by(source)
+        Error::new(SqlState::ConfigFileError, format!("could not read the configuration file {}", path.display()))
+            .caused_by(source)
     })?;
     toml::from_str(&text).map_err(|source| {
         Error::new(SqlState::ConfigFileError, format!("the configuration file {} does not hold", path.display()))

@@ -105,7 +105,8 @@ async fn tell(session: &mut Session) -> Result<()> {
 
 async fn answer(session: &mut Session, sql: &str) -> Result<()> {
     let progress = ProgressBar::new_spinner().with_style(
-        ProgressStyle::with_template("    {spinner} {elapsed_precise} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        ProgressStyle::with_template("    {spinner} {elapsed_precise} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
     progress.set_message(if sql.contains("INSERT") { "loading" } else { "running" });
     progress.enable_steady_tick(Duration::from_millis(100));

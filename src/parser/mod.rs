@@ -9,9 +9,9 @@ use sqlparser::ast;
 mod cursor;
 mod data_type;
 pub mod definition;
+pub mod postgres;
 mod settings;
 mod statement;
-pub mod postgres;
 pub mod time_clause;
 mod translate;
 

@@ -144,8 +144,8 @@ pub fn text_cells(batch: &RecordBatch, time_zone: &str) -> Result<Vec<Vec<Option
     let style = encode::TextStyle { zone: Zone::parse(time_zone)? };
     let mut rows = vec![Vec::with_capacity(batch.num_columns()); batch.num_rows()];
     for (array, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
-        let sql_type = SqlType::of_field(field)
-            .ok_or_else(|| Error::unsupported(format!("a result of type {}", field.data_type())))?;
+        let sql_type =
+            SqlType::of_field(field).ok_or_else(|| Error::unsupported(format!("a result of type {}", field.data_type())))?;
         let cells = encode::Cells::new(array, &sql_type)?;
         for (n, row) in rows.iter_mut().enumerate() {
             let text = (!cells.is_null(n)).then(|| {

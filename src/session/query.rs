@@ -9,7 +9,7 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 
 use super::answers::{DESCRIBE, SHOW_ALL, text_columns};
-use super::write::placeholder_types;
+use super::write::{placeholder_types, with_defaults};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{Copy, Query, Statement, parse_query};
@@ -40,8 +40,9 @@ impl Session {
             Statement::Insert(insert) => {
                 let target = self.target(&insert.table)?;
                 let columns = super::write::named_columns(&target, &insert.columns)?;
-                let types = placeholder_types(&insert.source, &columns, types);
-                (self.plan(&insert.source, &types).await?.parameters, None)
+                let source = with_defaults(&insert.source, &target, &columns, self.services.clock.now());
+                let types = placeholder_types(&source, &columns, types);
+                (self.plan(&source, &types).await?.parameters, None)
             }
             Statement::Show(name) => (Vec::new(), Some(self.show_columns(name)?)),
             Statement::ShowAll => (Vec::new(), Some(text_columns(SHOW_ALL))),

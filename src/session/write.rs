@@ -1,5 +1,6 @@
 //! Statements that write rows: `INSERT`, `COPY … FROM`, `CREATE TABLE … AS`. All end in [`Ingest::write`](crate::ingest::Ingest::write).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -14,6 +15,7 @@ use super::{Answer, CopyIn, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{CopyOptions, Insert, Query, RelationName, Statement};
 use crate::registry::{Change, Column, ObjectKind, TableSource, Target};
+use crate::time::CommitTime;
 use crate::types::SqlType;
 
 impl Session {
@@ -26,6 +28,10 @@ impl Session {
             Some("history") if registry.views.contains_key(&name.name) => {
                 return Err(Error::new(SqlState::WrongObjectType, format!("cannot write to \"history.{}\"", name.name))
                     .hint(format!("Write to \"{}\": every row written is kept in its history.", name.name)));
+            }
+            Some("tidegate" | "pg_catalog" | "information_schema") => {
+                return Err(Error::new(SqlState::WrongObjectType, format!("cannot write to system relation \"{}\"", name.name))
+                    .hint("CREATE, DROP and COMMENT change what it shows."));
             }
             Some(_) => return Err(undefined_relation(name)),
         }
@@ -49,9 +55,10 @@ impl Session {
         let target = self.target(&insert.table)?;
         let columns = named_columns(&target, &insert.columns)?;
         let stated: Vec<_> = types.iter().cloned().map(Some).collect();
-        let types: Vec<SqlType> = placeholder_types(&insert.source, &columns, &stated).into_iter().flatten().collect();
-        let rows = self.rows(&insert.source, &types, parameters).await?;
-        let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &insert.source)?;
+        let source = with_defaults(&insert.source, &target, &columns, self.services.clock.now());
+        let types: Vec<SqlType> = placeholder_types(&source, &columns, &stated).into_iter().flatten().collect();
+        let rows = self.rows(&source, &types, parameters).await?;
+        let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &source)?;
         let batch = self.collect(rows.stream, &rows.schema).await?;
         let batch = renamed(&batch, schema)?;
         let count = self.validate_and_write(&target, &batch).await?;
@@ -82,7 +89,9 @@ impl Session {
     pub(super) fn start_copy_in(&self, table: &RelationName, columns: &[String], options: &CopyOptions) -> Result<Answer> {
         self.refuse_if_read_only("COPY FROM")?;
         let target = self.target(table)?;
-        let columns = named_columns(&target, columns)?;
+        // NULLs are taken from the client here and refused by name when the rows are validated.
+        let columns =
+            named_columns(&target, columns)?.iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
         let columns = Arc::new(Schema::new(columns));
         Ok(Answer::CopyIn(CopyIn { target, columns, options: options.clone() }))
     }
@@ -173,6 +182,27 @@ pub(super) fn query_columns(schema: &SchemaRef, names: &[String]) -> Result<Vec<
         Ok(Column { name, data_type, nullable: true, comment: None })
     };
     schema.fields().iter().enumerate().map(column).collect()
+}
+
+/// `VALUES` with the default of its column in place of each `DEFAULT`: now for the event time, NULL for all others.
+pub(super) fn with_defaults<'a>(source: &'a Query, target: &Target, columns: &[FieldRef], now: CommitTime) -> Cow<'a, Query> {
+    let is_default = |expr: &Expr| matches!(expr, Expr::Identifier(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("default"));
+    let SetExpr::Values(values) = source.body.body.as_ref() else { return Cow::Borrowed(source) };
+    if !values.rows.iter().any(|row| row.content.iter().any(is_default)) {
+        return Cow::Borrowed(source);
+    }
+    let mut source = source.clone();
+    let SetExpr::Values(values) = source.body.body.as_mut() else { return Cow::Owned(source) };
+    for row in &mut values.rows {
+        for (expr, column) in row.content.iter_mut().zip(columns) {
+            if is_default(expr) {
+                let is_event_time = matches!(target, Target::View(view) if view.event_time == *column.name());
+                let value = if is_event_time { Value::SingleQuotedString(now.to_string()) } else { Value::Null };
+                *expr = Expr::Value(value.into());
+            }
+        }
+    }
+    Cow::Owned(source)
 }
 
 /// The same rows under other column names.

@@ -5,13 +5,23 @@ use sqlparser::ast::{
     TableAliasColumnDef, TableFactor, TableWithJoins, Value,
 };
 
-use super::build::{builtin_name, fold, has_subquery, is_aggregate, null_text, any_part, number};
+use super::build::{any_part, builtin_name, fold, has_subquery, is_aggregate, null_text, number};
 use crate::error::{Error, Result};
 
 /// Relations of `pg_catalog` that have no rows in any store: Tidegate has no such objects.
 pub const EMPTY_RELATIONS: &[&str] = &[
-    "pg_event_trigger", "pg_inherits", "pg_partitioned_table", "pg_policy", "pg_publication", "pg_publication_namespace",
-    "pg_publication_rel", "pg_rewrite", "pg_sequence", "pg_statistic_ext", "pg_subscription", "pg_trigger",
+    "pg_event_trigger",
+    "pg_inherits",
+    "pg_partitioned_table",
+    "pg_policy",
+    "pg_publication",
+    "pg_publication_namespace",
+    "pg_publication_rel",
+    "pg_rewrite",
+    "pg_sequence",
+    "pg_statistic_ext",
+    "pg_subscription",
+    "pg_trigger",
 ];
 
 /// Functions in `FROM` that give one column, which PostgreSQL calls by the function's alias or name.
@@ -35,12 +45,8 @@ pub(super) fn rewrite_factor(factor: &mut TableFactor) {
 }
 
 fn name_column(alias: &mut Option<TableAlias>, function: &str) {
-    let alias = alias.get_or_insert_with(|| TableAlias {
-        explicit: true,
-        name: Ident::new(function),
-        columns: Vec::new(),
-        at: None,
-    });
+    let alias =
+        alias.get_or_insert_with(|| TableAlias { explicit: true, name: Ident::new(function), columns: Vec::new(), at: None });
     if alias.columns.is_empty() {
         alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
     }
@@ -75,9 +81,10 @@ fn item_expr(item: &SelectItem) -> Option<&Expr> {
 
 /// Whether nothing can come out of these joins because one of their sides is empty.
 fn is_empty(tables: &TableWithJoins) -> bool {
-    let inner = tables.joins.iter().filter(|join| {
-        matches!(join.join_operator, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_))
-    });
+    let inner = tables
+        .joins
+        .iter()
+        .filter(|join| matches!(join.join_operator, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_)));
     let outer_joined = tables.joins.iter().any(|join| {
         matches!(join.join_operator, JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_))
     });

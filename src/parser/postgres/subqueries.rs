@@ -159,11 +159,8 @@ fn each_element(query: &mut Query) -> Option<Expr> {
 
 fn transform(array: Expr, element: Ident, body: Expr) -> Expr {
     let parameter = LambdaFunctionParameter { name: element, data_type: None };
-    let lambda = LambdaFunction {
-        params: OneOrManyWithParens::One(parameter),
-        body: Box::new(body),
-        syntax: LambdaSyntax::Arrow,
-    };
+    let lambda =
+        LambdaFunction { params: OneOrManyWithParens::One(parameter), body: Box::new(body), syntax: LambdaSyntax::Arrow };
     call("array_transform", vec![array, Expr::Lambda(lambda)])
 }
 
