@@ -1,6 +1,64 @@
 //! # Tidegate
 //!
-//! A feature store that speaks PostgreSQL.
+//! A feature store that speaks PostgreSQL. A feature view is a table whose rows are each entity's value *now*: asked by key, it
+//! answers from the online store; asked `AS OF` an instant, it answers from the offline store with what was true then.
+//! This page is the map of the code.
+//!
+//! ## The rooms
+//!
+//! Each module is a room with a door: what it exports. Imports run one way, from the top of this list to its bottom, and
+//! `tests/it/tidy.rs` holds it.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`demo`] | the guided session of `make demo` |
+//! | [`gateway`] | builds the parts of a gateway and joins them; follows other gateways on the same root |
+//! | [`server`] | sockets: accepting, limiting, stopping |
+//! | [`protocol`] | bytes to session and back: frames, prepared statements and portals, values in text and binary, `COPY` |
+//! | [`session`] | one client's conversation: settings, blocks, what a statement does |
+//! | [`catalog`] | the registry as SQL sees it: relations, system views, `pg_catalog`, functions |
+//! | [`ingest`] | the one write path, and the catching up of the online store |
+//! | [`planner`] | the choice of store, keys, time clauses; from a parsed query to running operators |
+//! | [`executor`] | the operators, named as `EXPLAIN` prints them |
+//! | [`parser`] | SQL text to statements, parsed once |
+//! | [`online`] | the newest row of each entity, by key: Redis or memory |
+//! | [`offline`] | every row ever written, as versions of Lance datasets |
+//! | [`registry`] | what is defined, as numbered versions |
+//! | [`types`] | SQL types, in Arrow and as PostgreSQL's text |
+//! | [`config`], [`metrics`], [`time`], [`error`] | settings; counters; the two clocks; what a client reads when something fails |
+//!
+//! ## Life of a query
+//!
+//! `SELECT temp FROM airport_weather WHERE origin = $1`
+//!
+//! 1. [`server`] takes the socket, [`protocol`] reads `Parse`, `Bind` and `Execute` and decodes `$1`.
+//! 2. [`parser::parse`] gives a [`parser::Statement`], once; from here on the tree travels.
+//! 3. [`session::Session`] fixes what the statement sees in a [`planner::StatementContext`]: one registry, one `now()`, one
+//!    version of each dataset, the rows its own block keeps back.
+//! 4. [`catalog`] says which relation the name means, [`planner`] finds that every key is bound and decides the route, which
+//!    `EXPLAIN` prints: `OnlineLookupExec: view=airport_weather, keys=1`.
+//! 5. [`executor`] asks [`online`] for all keys in one round trip and drops rows that
+//!    [`Ttl::is_live`](registry::Ttl::is_live) does not let live.
+//! 6. [`protocol`] encodes each batch while the next is awaited.
+//!
+//! `… FROM airport_weather AS OF '2013-02-09 12:00Z' …` differs in one step: the route is offline, and `SnapshotExec` reads one
+//! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …` becomes `AsOfJoinExec`, which streams the
+//! history past the collected left side and never sorts it.
+//!
+//! ## Life of a write
+//!
+//! `INSERT`, `COPY … FROM` and `CREATE TABLE … AS` end in one function, [`ingest::Ingest::write`]: the rows, checked by
+//! [`ingest::Ingest::validate`], are appended to the offline store (now they are durable), then kept in the online store where
+//! they are newer, then acknowledged. If the second step fails the rows are safe, the client gets a `WARNING`, and
+//! [`ingest::Ingest::catch_up`] repairs it. **The online store is a cache of the offline store and can always be rebuilt from
+//! it.** That sentence is the design.
+//!
+//! ## What holds everywhere
+//!
+//! - A time clause is honoured or refused by name, never ignored.
+//! - A filter on a feature is judged after the choice of the latest row, never before: it would revive an older row.
+//! - Both routes give the same rows for one instant, and both judge expiry by one function.
+//! - Only [`time`] reads the clock; only [`config`] knows the settings; only one room imports each heavy library.
 
 pub mod catalog;
 pub mod config;

@@ -152,3 +152,6 @@ impl Scope {
         Ok(batch)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,7 +283,7 @@ fn view_columns(view: &FeatureView) -> Vec<Attribute> {
         name: view.event_time.clone(),
         data_type: SqlType::TimestampTz,
         not_null: true,
-        comment: Some("when the row became true in the world".to_owned()),
+        comment: None,
     });
     let features = view.features.iter().map(|feature| Attribute {
         name: feature.name.clone(),

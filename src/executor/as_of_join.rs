@@ -12,7 +12,6 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_expr::{Distribution, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -20,7 +19,7 @@ use super::as_of_match::{Matches, find_matches};
 use super::batches::{as_type, batch_of};
 use super::source::DatasetReader;
 use super::spine::Slots;
-use super::{BATCH_ROWS, external, internal, kernel, one_stream};
+use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
 use crate::registry::FeatureView;
 use crate::types::SqlType;
@@ -147,7 +146,7 @@ impl ExecutionPlan for AsOfJoinExec {
         let spine = self.spine.execute(partition, context)?;
         let rows = async move { join.prepare(spine).await.map_err(external).map(Prepared::batches) };
         let stream = futures::stream::once(rows).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
+        Ok(cooperative_stream(Arc::clone(&self.schema), stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

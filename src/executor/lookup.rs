@@ -10,14 +10,13 @@ use datafusion::error::Result as DfResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::batches::{as_type, batch_of};
 use super::snapshot::{SnapshotSpec, snapshot_stream};
 use super::source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
-use super::{external, internal, kernel, one_stream};
+use super::{cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::{Error, Result, SqlState};
 use crate::offline::{BatchStream, Dataset, history_schema};
 use crate::online::key::entity_keys;
@@ -118,7 +117,7 @@ impl ExecutionPlan for OnlineLookupExec {
         })
         .try_flatten()
         .map_err(external);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+        Ok(cooperative_stream(schema, stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

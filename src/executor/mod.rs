@@ -25,11 +25,16 @@ pub use source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{Partitioning, PlanProperties};
+use futures::{Stream, StreamExt};
 
 use crate::error::{Error, SqlState};
 
@@ -39,7 +44,16 @@ pub(crate) const BATCH_ROWS: usize = 8192;
 /// The properties of an operator that gives one bounded, unordered stream.
 fn one_stream(schema: &SchemaRef, emission: EmissionType) -> Arc<PlanProperties> {
     let equivalence = EquivalenceProperties::new(Arc::clone(schema));
-    Arc::new(PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), emission, Boundedness::Bounded))
+    let properties = PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), emission, Boundedness::Bounded);
+    Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative))
+}
+
+/// The batches of an operator, given in turns: after some of them other tasks of the runtime come first.
+fn cooperative_stream<S>(schema: SchemaRef, batches: S) -> SendableRecordBatchStream
+where
+    S: Stream<Item = datafusion::error::Result<RecordBatch>> + Send + 'static,
+{
+    Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches.boxed())))
 }
 
 /// Our error on its way through DataFusion.

@@ -8,13 +8,12 @@ use datafusion::error::Result as DfResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::batches::project_schema;
 use super::source::DatasetReader;
-use super::{external, kernel, one_stream};
+use super::{cooperative_stream, external, kernel, one_stream};
 use crate::error::Result;
 use crate::offline::{Predicate, Scan};
 
@@ -90,7 +89,7 @@ impl ExecutionPlan for DatasetScanExec {
             .inspect_ok(move |batch| metrics.record_output(batch.num_rows()))
             .map_err(external)
             .boxed();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
+        Ok(cooperative_stream(Arc::clone(&self.schema), stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

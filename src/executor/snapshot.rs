@@ -11,7 +11,6 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 
@@ -19,7 +18,7 @@ use super::batches::batch_of;
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
 use super::lookup::{KeySet, projected};
 use super::source::{DatasetReader, column};
-use super::{BATCH_ROWS, external, internal, kernel, one_stream};
+use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
 use crate::offline::{CREATED_TIME, Predicate, RETRACTED, SEQUENCE, Scan};
 use crate::registry::{FeatureView, Ttl};
@@ -121,7 +120,7 @@ impl ExecutionPlan for SnapshotExec {
             entities: MetricBuilder::new(&self.metrics).counter("entities", partition),
         };
         let stream = snapshot_stream(Arc::clone(&self.spec), Some(watch));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
+        Ok(cooperative_stream(Arc::clone(&self.schema), stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

@@ -10,6 +10,7 @@ mod cursor;
 mod data_type;
 pub mod definition;
 pub mod postgres;
+mod rows;
 mod settings;
 mod statement;
 pub mod time_clause;
@@ -17,6 +18,7 @@ mod translate;
 
 pub use data_type::sql_type;
 pub use definition::{CreateEntity, CreateFeatureView};
+pub use rows::{assigned_parameters, takes_type_of_column, with_defaults};
 pub use statement::{parse, parse_query};
 pub use time_clause::TimeClause;
 

@@ -69,7 +69,9 @@ fn rewrite(plan: LogicalPlan, change: &dyn Fn(Expr, &DFSchema) -> DfResult<Trans
         node.map_expressions(|expr| {
             let name = names.save(&expr);
             Ok(expr.transform_up(|expr| change(expr, &schema))?.update_data(|expr| name.restore(expr)))
-        })
+        })?
+        // A cast that became ours tells its type in the metadata of its column.
+        .map_data(LogicalPlan::recompute_schema)
     };
     Ok(plan.transform_up_with_subqueries(one)?.data)
 }
@@ -138,8 +140,10 @@ fn is_read(from: &SqlType, to: &SqlType) -> bool {
 
 /// Whether a cast writes as text what Arrow writes differently.
 fn is_shown(from: &SqlType, to: &SqlType) -> bool {
-    use SqlType::{Bytea, Date, DoublePrecision, Interval, Real, Text, Time, Timestamp, TimestampTz};
-    matches!(to, Text) && matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea)
+    use SqlType::{Bytea, Char, Date, DoublePrecision, Interval, Json, Name, Real, Text, Time, Timestamp, TimestampTz, Uuid};
+    let written_otherwise = matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea);
+    // These are text already; a plain cast would keep what tells their type.
+    matches!(to, Text) && (written_otherwise || matches!(from, Uuid | Json | Name | Char))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -179,6 +183,9 @@ impl TextCast {
     fn show(&self, values: &ArrayRef) -> Result<ArrayRef> {
         let zone = Zone::parse(&self.time_zone)?;
         let values = cast(values, &written_as(&self.sql_type)).map_err(arrow)?;
+        if values.data_type() == &DataType::Utf8 {
+            return cast(&values, self.target.data_type()).map_err(arrow);
+        }
         let mut texts = StringBuilder::with_capacity(values.len(), values.len() * 24);
         for row in 0..values.len() {
             if values.is_null(row) {

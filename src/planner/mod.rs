@@ -27,7 +27,6 @@ mod external;
 mod instant;
 mod keys;
 mod literals;
-mod names;
 mod nodes;
 mod now;
 mod parameters;

@@ -9,10 +9,10 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 
 use super::answers::{DESCRIBE, SHOW_ALL, text_columns};
-use super::write::{placeholder_types, with_defaults};
+use super::write::{event_time_among, placeholder_types};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
-use crate::parser::{Copy, Query, Statement, parse_query};
+use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
 use crate::planner::{QueryPlan, Rows};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
@@ -40,8 +40,8 @@ impl Session {
             Statement::Insert(insert) => {
                 let target = self.target(&insert.table)?;
                 let columns = super::write::named_columns(&target, &insert.columns)?;
-                let source = with_defaults(&insert.source, &target, &columns, self.services.clock.now());
-                let types = placeholder_types(&source, &columns, types);
+                let types = placeholder_types(&insert.source, &columns, types);
+                let source = with_defaults(&insert.source, event_time_among(&target, &columns));
                 (self.plan(&source, &types).await?.parameters, None)
             }
             Statement::Show(name) => (Vec::new(), Some(self.show_columns(name)?)),

@@ -1,6 +1,5 @@
 //! Statements that write rows: `INSERT`, `COPY … FROM`, `CREATE TABLE … AS`. All end in [`Ingest::write`](crate::ingest::Ingest::write).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -8,14 +7,14 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use sqlparser::ast::{Expr, SelectItem, SetExpr, Value};
 
 use super::block::too_much_written;
 use super::{Answer, CopyIn, Session};
 use crate::error::{Error, Result, SqlState};
-use crate::parser::{CopyOptions, Insert, Query, RelationName, Statement};
+use crate::parser::{
+    CopyOptions, Insert, Query, RelationName, Statement, assigned_parameters, takes_type_of_column, with_defaults,
+};
 use crate::registry::{Change, Column, ObjectKind, TableSource, Target};
-use crate::time::CommitTime;
 use crate::types::SqlType;
 
 impl Session {
@@ -55,10 +54,10 @@ impl Session {
         let target = self.target(&insert.table)?;
         let columns = named_columns(&target, &insert.columns)?;
         let stated: Vec<_> = types.iter().cloned().map(Some).collect();
-        let source = with_defaults(&insert.source, &target, &columns, self.services.clock.now());
-        let types: Vec<SqlType> = placeholder_types(&source, &columns, &stated).into_iter().flatten().collect();
+        let types: Vec<SqlType> = placeholder_types(&insert.source, &columns, &stated).into_iter().flatten().collect();
+        let source = with_defaults(&insert.source, event_time_among(&target, &columns));
         let rows = self.rows(&source, &types, parameters).await?;
-        let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &source)?;
+        let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &insert.source)?;
         let batch = self.collect(rows.stream, &rows.schema).await?;
         let batch = renamed(&batch, schema)?;
         let count = self.validate_and_write(&target, &batch).await?;
@@ -89,9 +88,9 @@ impl Session {
     pub(super) fn start_copy_in(&self, table: &RelationName, columns: &[String], options: &CopyOptions) -> Result<Answer> {
         self.refuse_if_read_only("COPY FROM")?;
         let target = self.target(table)?;
-        // NULLs are taken from the client here and refused by name when the rows are validated.
-        let columns =
-            named_columns(&target, columns)?.iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
+        let columns = named_columns(&target, columns)?;
+        // What the client sends may hold NULL anywhere; the write path says where it may not.
+        let columns = columns.iter().map(|column| column.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
         let columns = Arc::new(Schema::new(columns));
         Ok(Answer::CopyIn(CopyIn { target, columns, options: options.clone() }))
     }
@@ -170,6 +169,14 @@ pub(super) fn named_columns(target: &Target, names: &[String]) -> Result<Vec<Fie
     Ok(columns)
 }
 
+/// Where the event time stands among the columns written, if it does.
+pub(super) fn event_time_among(target: &Target, columns: &[FieldRef]) -> Option<usize> {
+    match target {
+        Target::View(view) => columns.iter().position(|column| *column.name() == view.event_time),
+        Target::Table(_) => None,
+    }
+}
+
 /// The columns a table made from a query has.
 pub(super) fn query_columns(schema: &SchemaRef, names: &[String]) -> Result<Vec<Column>> {
     if names.len() > schema.fields().len() {
@@ -182,27 +189,6 @@ pub(super) fn query_columns(schema: &SchemaRef, names: &[String]) -> Result<Vec<
         Ok(Column { name, data_type, nullable: true, comment: None })
     };
     schema.fields().iter().enumerate().map(column).collect()
-}
-
-/// `VALUES` with the default of its column in place of each `DEFAULT`: now for the event time, NULL for all others.
-pub(super) fn with_defaults<'a>(source: &'a Query, target: &Target, columns: &[FieldRef], now: CommitTime) -> Cow<'a, Query> {
-    let is_default = |expr: &Expr| matches!(expr, Expr::Identifier(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("default"));
-    let SetExpr::Values(values) = source.body.body.as_ref() else { return Cow::Borrowed(source) };
-    if !values.rows.iter().any(|row| row.content.iter().any(is_default)) {
-        return Cow::Borrowed(source);
-    }
-    let mut source = source.clone();
-    let SetExpr::Values(values) = source.body.body.as_mut() else { return Cow::Owned(source) };
-    for row in &mut values.rows {
-        for (expr, column) in row.content.iter_mut().zip(columns) {
-            if is_default(expr) {
-                let is_event_time = matches!(target, Target::View(view) if view.event_time == *column.name());
-                let value = if is_event_time { Value::SingleQuotedString(now.to_string()) } else { Value::Null };
-                *expr = Expr::Value(value.into());
-            }
-        }
-    }
-    Cow::Owned(source)
 }
 
 /// The same rows under other column names.
@@ -224,7 +210,7 @@ fn as_columns(target: &Target, columns: &[FieldRef], named: bool, source: &Schem
     }
     for (n, (field, column)) in source.fields().iter().zip(columns).enumerate() {
         let (Some(from), Some(to)) = (SqlType::of_field(field), SqlType::of_field(column)) else { continue };
-        let unknown = field.data_type().is_null() || is_literal(query.body.body.as_ref(), n);
+        let unknown = field.data_type().is_null() || takes_type_of_column(query, n);
         if !unknown && !is_assignable(&from, &to) {
             return Err(Error::new(
                 SqlState::DatatypeMismatch,
@@ -260,67 +246,16 @@ fn is_assignable(from: &SqlType, to: &SqlType) -> bool {
     }
 }
 
-/// Whether every value of the query's `n`-th column is a literal or parameter, whose type PostgreSQL takes from the target.
-fn is_literal(body: &SetExpr, n: usize) -> bool {
-    let literal = |expr: &Expr| match expr {
-        Expr::Value(value) => {
-            matches!(
-                value.value,
-                Value::SingleQuotedString(_) | Value::EscapedStringLiteral(_) | Value::Null | Value::Placeholder(_)
-            )
-        }
-        Expr::Array(_) => true,
-        _ => false,
-    };
-    match body {
-        SetExpr::Values(values) => {
-            values.rows.iter().all(|row| row.content.get(n).is_some_and(|expr| literal(expr) || is_typed(expr)))
-        }
-        SetExpr::Select(select) => match select.projection.get(n) {
-            Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => literal(expr),
-            _ => false,
-        },
-        SetExpr::Query(query) => is_literal(&query.body, n),
-        _ => false,
-    }
-}
-
-/// Whether an expression has a type of its own that the target's may differ from; such rows are checked value by value.
-fn is_typed(expr: &Expr) -> bool {
-    !matches!(expr, Expr::Value(_))
-}
-
 /// The types of parameters that stand alone where a column's value stands: the column's, unless the client stated one.
 pub(super) fn placeholder_types(query: &Query, columns: &[FieldRef], stated: &[Option<SqlType>]) -> Vec<Option<SqlType>> {
     let mut types = stated.to_vec();
-    let mut note = |expr: &Expr, column: usize| {
-        let Expr::Value(value) = expr else { return };
-        let Value::Placeholder(name) = &value.value else { return };
-        let Some(number) = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()).filter(|n| *n > 0) else {
-            return;
-        };
-        if number > MAX_PARAMETERS {
-            return;
+    for (parameter, column) in assigned_parameters(query) {
+        if types.len() < parameter {
+            types.resize(parameter, None);
         }
-        if types.len() < number {
-            types.resize(number, None);
+        if types[parameter - 1].is_none() {
+            types[parameter - 1] = columns.get(column).and_then(|field| SqlType::of_field(field));
         }
-        if types[number - 1].is_none() {
-            types[number - 1] = columns.get(column).and_then(|field| SqlType::of_field(field));
-        }
-    };
-    match query.body.body.as_ref() {
-        SetExpr::Values(values) => {
-            values.rows.iter().for_each(|row| row.content.iter().enumerate().for_each(|(n, expr)| note(expr, n)));
-        }
-        SetExpr::Select(select) => select.projection.iter().enumerate().for_each(|(n, item)| match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => note(expr, n),
-            _ => {}
-        }),
-        _ => {}
     }
     types
 }
-
-/// The most parameters of a statement, as the protocol counts them.
-const MAX_PARAMETERS: usize = 65_535;

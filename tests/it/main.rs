@@ -20,3 +20,4 @@ mod readme;
 mod slt;
 mod text;
 mod tidy;
+mod wire;

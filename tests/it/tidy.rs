@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["protocol"],
     &["session"],
-    &["auth", "catalog", "ingest"],
+    &["catalog", "ingest"],
     &["planner"],
     &["executor", "parser"],
     &["online", "offline"],

@@ -3,6 +3,7 @@
 //! Each is a row of a table ([`Definition`]) with a plain function over plain values: they are called on catalogs of a few
 //! thousand rows at most.
 
+mod lists;
 mod objects;
 mod session;
 mod text;
@@ -12,7 +13,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use arrow::array::Array;
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{
@@ -55,7 +56,7 @@ pub(super) fn all(scope: &Arc<Scope>) -> Vec<Arc<ScalarUDF>> {
         let function = Function { definition, signature: Signature::user_defined(Volatility::Stable), scope: Arc::clone(scope) };
         Arc::new(ScalarUDF::new_from_impl(function))
     });
-    functions.collect()
+    functions.chain(lists::all()).collect()
 }
 
 /// A function, bound to what it answers from.
@@ -136,6 +137,10 @@ impl Function {
         let array = array_of(&data_type, &results)?;
         if !all_scalars {
             return Ok(ColumnarValue::Array(array));
+        }
+        // An array keeps what its elements' field says, which a scalar taken from it would lose.
+        if let Some(list) = array.as_list_opt::<i32>() {
+            return Ok(ColumnarValue::Scalar(ScalarValue::List(Arc::new(list.clone()))));
         }
         let scalar = ScalarValue::try_from_array(&array, 0).map_err(|source| {
             Error::internal(format!("could not give the value of {}", self.definition.name)).caused_by(source)

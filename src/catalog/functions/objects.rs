@@ -287,11 +287,11 @@ fn role_number(scope: &Scope, arguments: &[Value]) -> Result<Value> {
 }
 
 /// The name that stands for a number, the number itself where nothing has it, `-` for none: what a `reg…` value prints as.
-fn name_of(value: &Value, name: impl FnOnce(u32) -> Option<String>) -> Value {
-    match value.oid() {
+fn name_of(number: &Value, name: impl FnOnce(u32) -> Option<String>) -> Value {
+    match number.oid() {
         Some(0) => "-".into(),
         Some(oid) => name(oid).unwrap_or_else(|| oid.to_string()).into(),
-        None => value.clone(),
+        None => Value::Null,
     }
 }
 
@@ -305,29 +305,25 @@ fn relation_name(scope: &Scope, arguments: &[Value]) -> Result<Value> {
         Some(Found::Index(relation, key)) => Some(qualified(relation, &key.name)),
         Some(Found::Key(..) | Found::Check(_)) | None => None,
     };
-    Ok(name_of(&numbered(relation_of(scope, argument(arguments, 0)), arguments), name))
-}
-
-/// The number where there is one, else the value as it came.
-fn numbered(number: Option<u32>, arguments: &[Value]) -> Value {
-    number.map_or_else(|| argument(arguments, 0).clone(), Value::from)
+    Ok(name_of(&relation_number(scope, arguments)?, name))
 }
 
 fn type_name(scope: &Scope, arguments: &[Value]) -> Result<Value> {
-    let number = number_or(argument(arguments, 0), |name| scope.shared.types.named(name));
     let name = |oid| Some(scope.shared.types.format(oid, None)).filter(|name| name != "???");
-    Ok(name_of(&numbered(number, arguments), name))
+    Ok(name_of(&type_number(scope, arguments)?, name))
 }
 
-fn namespace_name(_: &Scope, arguments: &[Value]) -> Result<Value> {
+fn namespace_name(scope: &Scope, arguments: &[Value]) -> Result<Value> {
     let name = |oid| NAMESPACES.iter().find(|namespace| namespace.oid == oid).map(|namespace| namespace.name.to_owned());
-    Ok(name_of(&numbered(namespace_of(argument(arguments, 0)), arguments), name))
+    Ok(name_of(&namespace_number(scope, arguments)?, name))
 }
 
 fn function_name(scope: &Scope, arguments: &[Value]) -> Result<Value> {
-    Ok(name_of(argument(arguments, 0), |oid| scope.shared.types.function_name(oid).map(str::to_owned)))
+    let name = |oid| scope.shared.types.function_name(oid).map(str::to_owned);
+    Ok(name_of(&function_number(scope, arguments)?, name))
 }
 
 fn role_name(scope: &Scope, arguments: &[Value]) -> Result<Value> {
-    Ok(name_of(argument(arguments, 0), |oid| (oid == OWNER).then(|| quote_identifier(&scope.session.user))))
+    let name = |oid| (oid == OWNER).then(|| quote_identifier(&scope.session.user));
+    Ok(name_of(&role_number(scope, arguments)?, name))
 }

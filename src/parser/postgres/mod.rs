@@ -20,8 +20,9 @@ use sqlparser::ast::{Expr, Query, Select, TableFactor, VisitMut, VisitorMut};
 
 use crate::error::{Error, Result};
 
+pub use names::display_name;
 pub use refuse::refuse_unsupported;
-pub use relations::EMPTY_RELATIONS;
+pub use relations::{EMPTY_RELATIONS, OBJECT_CLASSES};
 
 /// Turns PostgreSQL's spellings in `query` into those that DataFusion plans. Costs one walk over the tree.
 ///
@@ -53,6 +54,7 @@ impl VisitorMut for Rewriter {
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         relations::simplify_empty(select);
+        relations::number_object_classes(select);
         names::name_items(select);
         ControlFlow::Continue(())
     }

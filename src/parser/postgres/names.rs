@@ -14,6 +14,11 @@ use super::build::{builtin_name, fold};
 /// Sets off the number that makes a repeated name unique.
 const MARK: char = '\u{1f}';
 
+/// A column's name without the mark that makes it unique: what a client is shown.
+pub fn display_name(name: &str) -> &str {
+    name.split(MARK).next().unwrap_or(name)
+}
+
 /// Gives the items of `select` the names that PostgreSQL gives them, each once.
 pub(super) fn name_items(select: &mut Select) {
     let mut taken = HashSet::new();

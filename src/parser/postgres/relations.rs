@@ -1,8 +1,11 @@
 //! What stands in `FROM`, and the clauses around a select.
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
 use sqlparser::ast::{
-    Expr, Fetch, GroupByExpr, Ident, JoinOperator, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr, TableAlias,
-    TableAliasColumnDef, TableFactor, TableWithJoins, Value,
+    Expr, Fetch, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, JoinOperator, LimitClause, ObjectName, Query, Select,
+    SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
 };
 
 use super::build::{any_part, builtin_name, fold, has_subquery, is_aggregate, null_text, number};
@@ -24,6 +27,22 @@ pub const EMPTY_RELATIONS: &[&str] = &[
     "pg_trigger",
 ];
 
+/// The object numbers of the relations whose rows are objects that others speak of, as `tableoid` gives them.
+pub const OBJECT_CLASSES: &[(&str, u32)] = &[
+    ("pg_attrdef", 2604),
+    ("pg_class", 1259),
+    ("pg_constraint", 2606),
+    ("pg_language", 2612),
+    ("pg_namespace", 2615),
+    ("pg_opclass", 2616),
+    ("pg_operator", 2617),
+    ("pg_opfamily", 2753),
+    ("pg_proc", 1255),
+    ("pg_rewrite", 2618),
+    ("pg_trigger", 2620),
+    ("pg_type", 1247),
+];
+
 /// Functions in `FROM` that give one column, which PostgreSQL calls by the function's alias or name.
 const COLUMN_FUNCTIONS: &[&str] = &["generate_series"];
 
@@ -34,6 +53,9 @@ pub(super) fn rewrite_factor(factor: &mut TableFactor) {
             let Some(builtin) = builtin_name(name) else {
                 return;
             };
+            if builtin == "unnest" {
+                return as_unnest(factor);
+            }
             *name = ObjectName::from(vec![Ident::new(builtin.as_str())]);
             if COLUMN_FUNCTIONS.contains(&builtin.as_str()) {
                 name_column(alias, &builtin);
@@ -42,6 +64,27 @@ pub(super) fn rewrite_factor(factor: &mut TableFactor) {
         TableFactor::UNNEST { alias, array_exprs, .. } if array_exprs.len() == 1 => name_column(alias, "unnest"),
         _ => {}
     }
+}
+
+/// `pg_catalog.unnest(a)` is read as any function's name; without its schema it is a construct of its own.
+fn as_unnest(factor: &mut TableFactor) {
+    let (args, alias) = match factor {
+        TableFactor::Table { args: Some(arguments), alias, .. } => (&mut arguments.args, alias),
+        TableFactor::Function { args, alias, .. } => (args, alias),
+        _ => return,
+    };
+    let arrays = args.iter().map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)) => Some(array.clone()),
+        _ => None,
+    });
+    let Some(array_exprs) = arrays.collect::<Option<Vec<Expr>>>() else {
+        return;
+    };
+    let mut alias = alias.take();
+    if array_exprs.len() == 1 {
+        name_column(&mut alias, "unnest");
+    }
+    *factor = TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false };
 }
 
 fn name_column(alias: &mut Option<TableAlias>, function: &str) {
@@ -106,6 +149,55 @@ fn is_array_literal(expr: &Expr) -> bool {
     match expr {
         Expr::Value(value) => matches!(&value.value, Value::SingleQuotedString(text) if text.starts_with('{')),
         _ => false,
+    }
+}
+
+/// `c.tableoid` of a relation in [`OBJECT_CLASSES`] is that relation's number in every row.
+pub(super) fn number_object_classes(select: &mut Select) {
+    let mut classes = HashMap::new();
+    for tables in &select.from {
+        let factors = std::iter::once(&tables.relation).chain(tables.joins.iter().map(|join| &join.relation));
+        for factor in factors {
+            let TableFactor::Table { name, alias, args: None, .. } = factor else { continue };
+            let Some(name) = builtin_name(name) else { continue };
+            if let Some((_, class)) = OBJECT_CLASSES.iter().find(|(known, _)| *known == name) {
+                classes.insert(alias.as_ref().map_or(name, |alias| fold(&alias.name)), *class);
+            }
+        }
+    }
+    if classes.is_empty() {
+        return;
+    }
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && let Some(class) = class_of(expr, &classes)
+        {
+            *item = SelectItem::ExprWithAlias { expr: number(class), alias: Ident::new("tableoid") };
+        }
+    }
+    let _ = select.visit(&mut Classes(classes));
+}
+
+fn class_of(expr: &Expr, classes: &HashMap<String, u32>) -> Option<u32> {
+    match expr {
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [relation, column] if fold(column) == "tableoid" => classes.get(&fold(relation)).copied(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+struct Classes(HashMap<String, u32>);
+
+impl VisitorMut for Classes {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(class) = class_of(expr, &self.0) {
+            *expr = number(class);
+        }
+        ControlFlow::Continue(())
     }
 }
 
