@@ -145,7 +145,9 @@ async fn lookup(spec: &LookupSpec, layout: &RowLayout, schema: &SchemaRef) -> Re
     let mut rows: Vec<Option<&PackedRow>> = Vec::with_capacity(found.len());
     for (place, row) in places.into_iter().zip(&found) {
         let Some(row) = row else { continue };
-        if Ttl::is_live(view.ttl, row.version().event_time, spec.at) && !row.is_retraction() {
+        // A row that was written, or fell due, a moment after the statement's present stands in the place of the one before.
+        let at = spec.at.max(row.version().event_time);
+        if Ttl::is_live(view.ttl, row.version().event_time, at) && !row.is_retraction() {
             live[place] = true;
             rows.push(Some(row));
         }
