@@ -34,7 +34,7 @@ use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{Partitioning, PlanProperties};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
 use crate::error::{Error, SqlState};
 
@@ -51,9 +51,9 @@ fn one_stream(schema: &SchemaRef, emission: EmissionType) -> Arc<PlanProperties>
 /// The batches of an operator, given in turns: after some of them other tasks of the runtime come first.
 fn cooperative_stream<S>(schema: SchemaRef, batches: S) -> SendableRecordBatchStream
 where
-    S: Stream<Item = datafusion::error::Result<RecordBatch>> + Send + Unpin + 'static,
+    S: Stream<Item = datafusion::error::Result<RecordBatch>> + Send + 'static,
 {
-    Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches)))
+    Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches.boxed())))
 }
 
 /// Our error on its way through DataFusion.

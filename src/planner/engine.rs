@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use datafusion::common::ParamValues;
 use datafusion::config::Dialect;
@@ -27,12 +27,11 @@ use super::as_of::{TimeClauses, fix_instants, join_nodes};
 use super::as_of_join::FilterBelowAsOfJoin;
 use super::errors::from_datafusion;
 use super::literals::TextLiterals;
-use super::names;
 use super::now::Now;
 use super::parameters::Parameters;
 use super::physical::OurQueryPlanner;
 use super::types::Types;
-use super::using::expand_stars;
+use super::using::{Columns, expand_stars, has_merged_star};
 use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
@@ -98,10 +97,11 @@ impl Planner {
     ) -> Result<QueryPlan> {
         let mut query = query.clone();
         refuse_unsupported(&query.body)?;
-        let names = names::column_names(&query.body);
+        if has_merged_star(&query.body) {
+            let columns = self.columns(context, surface, &query).await?;
+            expand_stars(&mut query.body, &columns)?;
+        }
         rewrite(&mut query.body)?;
-        expand_stars(&mut query.body);
-        names::separate_repeated_items(&mut query.body);
         let mut known = Parameters::of(&mut query, parameters)?;
         if !known.all_known() {
             // A query that cannot be planned with parameters of unknown type may be plannable once they are text; if it is
@@ -113,8 +113,23 @@ impl Planner {
         }
         let logical = self.logical(context, surface, known.apply(&query)?).await?;
         let analyzed = self.analyzed(context, surface, &logical)?;
-        let schema = output_schema(&analyzed, names);
+        let schema = output_schema(&analyzed);
         Ok(QueryPlan { logical, schema, parameters: known.into_types() })
+    }
+
+    /// The columns of the tables that a query names, by the name it uses.
+    async fn columns(&self, context: &StatementContext, surface: &Surface, query: &Query) -> Result<Columns> {
+        let state = self.state(context, surface, None)?;
+        let statement = Statement::Statement(Box::new(ast::Statement::Query(query.body.clone())));
+        let mut columns = Columns::new();
+        for reference in state.resolve_table_references(&statement).map_err(from_datafusion)? {
+            let Ok(schema) = state.schema_for_ref(reference.clone()) else { continue };
+            if let Some(table) = schema.table(reference.table()).await.map_err(from_datafusion)? {
+                let names = table.schema().fields().iter().map(|field| field.name().clone()).collect();
+                columns.insert(reference.to_string(), names);
+            }
+        }
+        Ok(columns)
     }
 
     /// The plan of a query whose parameters are cast or left open.
@@ -232,17 +247,10 @@ fn only_lookups(plan: &Arc<dyn ExecutionPlan>) -> bool {
     children.into_iter().all(only_lookups)
 }
 
-/// The columns of a query's rows, under PostgreSQL's names.
-fn output_schema(plan: &LogicalPlan, names: Vec<Option<String>>) -> SchemaRef {
-    let fields = plan.schema().fields();
-    let given: Vec<String> = fields.iter().map(|field| display_name(field.name()).to_owned()).collect();
-    let names = names::apply(names, &given);
-    let fields = fields.iter().zip(names).map(|(field, name)| output_field(field, name));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-fn output_field(field: &FieldRef, name: String) -> Field {
-    field.as_ref().clone().with_name(name).with_nullable(true)
+/// The columns of a query's rows, under the names a client sees.
+fn output_schema(plan: &LogicalPlan) -> SchemaRef {
+    let shown = |field: &FieldRef| field.as_ref().clone().with_name(display_name(field.name())).with_nullable(true);
+    Arc::new(Schema::new(plan.schema().fields().iter().map(shown).collect::<Vec<_>>()))
 }
 
 fn explained(text: &str) -> Result<Rows> {

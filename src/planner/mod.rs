@@ -26,7 +26,6 @@ mod external;
 mod instant;
 mod keys;
 mod literals;
-mod names;
 mod nodes;
 mod now;
 mod parameters;

@@ -411,6 +411,9 @@ async fn an_as_of_join_answers_each_row_at_its_own_instant() {
     assert_eq!(star, ["JFK|2|2013-02-09T10:00:00Z|false|2013-02-09T10:00:00Z|3.0|corrected"]);
     let merged = "SELECT * FROM labels LEFT JOIN weather AS OF ts AS f USING (origin) WHERE id = 8";
     assert_eq!(world.query(merged).await, ["BOS|8|2013-02-09T12:00:00Z|true|NULL|NULL|NULL"]);
+    let chain = "SELECT * FROM labels LEFT JOIN weather AS OF ts AS f USING (origin) LEFT JOIN pairs AS OF ts AS a ON a.a = id AND a.b = labels.origin
+        LEFT JOIN traffic AS OF f.event_time AS t USING (origin) WHERE id = 8";
+    assert_eq!(world.query(chain).await, ["BOS|8|2013-02-09T12:00:00Z|true|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL"]);
     let both = "SELECT origin, f.origin, labels.origin FROM labels LEFT JOIN weather AS OF ts AS f USING (origin) WHERE id = 8";
     assert_eq!(world.query(both).await, ["BOS|NULL|BOS"]);
     // A condition in ON is judged on the chosen row, and the left row stays; WHERE is judged after.
@@ -449,6 +452,8 @@ async fn one_operator_joins_all_views_of_a_chain() {
     let rows = ["1|1.0|NULL", "2|3.0|7", "3|NULL|NULL", "4|5.0|8", "5|NULL|8", "6|NULL|NULL", "7|NULL|NULL", "8|NULL|NULL"];
     assert_eq!(world.sorted(chain).await, rows);
     let using = "SELECT id, temp, planes FROM labels LEFT JOIN weather AS OF ts AS w USING (origin) LEFT JOIN traffic AS OF ts AS t USING (origin)";
+    let plan = world.explain(using).await;
+    assert!(plan.contains("AsOfJoinExec: views=[weather, traffic]"), "{plan}");
     assert_eq!(world.sorted(using).await, rows);
     // The second join's instant comes from the first one's row.
     let nested = "SELECT l.id, t.planes FROM labels l JOIN weather AS OF l.ts AS w ON w.origin = l.origin
@@ -468,7 +473,7 @@ async fn time_clauses_elsewhere_are_refused() {
         "SELECT * FROM labels l RIGHT JOIN weather AS OF l.ts AS f ON f.origin = l.origin",
         "SELECT * FROM labels l FULL JOIN weather AS OF l.ts AS f ON f.origin = l.origin",
         "SELECT * FROM labels l LEFT JOIN weather AS OF l.ts AS f ON f.temp = 1",
-        "SELECT (SELECT f.temp FROM weather AS OF l.ts AS f WHERE f.origin = l.origin) FROM labels l",
+        "SELECT EXISTS (SELECT 1 FROM weather AS OF l.ts AS f WHERE f.origin = l.origin) FROM labels l",
         "SELECT * FROM weather FOR SYSTEM_TIME AS OF now()",
         "SELECT * FROM weather VERSION AS OF 3",
         "SELECT * FROM history.weather AS OF now()",
