@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::error::SqlState;
-use crate::offline::{LanceStore, OfflineStore, Scan};
+use crate::offline::{LanceStore, Scan};
 use crate::online::contract::RedisServer;
 use crate::online::key::entity_keys;
 use crate::online::{MemoryStore, OnlineStore, PackedRow, RedisStore, RowKey, RowLayout};
