@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, SchemaError};
+use datafusion::error::DataFusionError;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -40,7 +41,7 @@ impl Checks {
             let condition = context
                 .parse_sql_expr(text, &columns)
                 .and_then(|expression| context.create_physical_expr(expression, &columns))
-                .map_err(|source| not_a_condition(&feature.name, text).detail(source.strip_backtrace()).caused_by(source))?;
+                .map_err(|source| unreadable(&feature.name, text, source))?;
             match condition.data_type(&schema) {
                 Ok(DataType::Boolean) => {}
                 Ok(_) => {
@@ -70,6 +71,16 @@ impl Checks {
         }
         Ok(())
     }
+}
+
+/// Why a condition cannot be compiled: a column that is not there, as PostgreSQL would say it, or anything else.
+fn unreadable(column: &str, text: &str, source: DataFusionError) -> Error {
+    if let DataFusionError::SchemaError(problem, _) = source.find_root()
+        && let SchemaError::FieldNotFound { field, .. } = problem.as_ref()
+    {
+        return Error::new(SqlState::UndefinedColumn, format!("column \"{}\" does not exist", field.name));
+    }
+    not_a_condition(column, text).detail(source.strip_backtrace()).caused_by(source)
 }
 
 fn not_a_condition(column: &str, text: &str) -> Error {

@@ -14,7 +14,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::execution_props::ExecutionProps;
-use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::{Analyzer, Optimizer};
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -25,6 +25,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::as_of::{TimeClauses, fix_instants, join_nodes};
 use super::as_of_join::FilterBelowAsOfJoin;
+use super::casts::{ComparedLiterals, TextCasts};
 use super::errors::from_datafusion;
 use super::literals::TextLiterals;
 use super::now::Now;
@@ -76,12 +77,17 @@ impl Planner {
         let place = optimizer.rules.iter().position(|rule| rule.name() == "push_down_filter");
         let place = place.map_or(optimizer.rules.len(), |place| place + 1);
         optimizer.rules.insert(place, Arc::new(FilterBelowAsOfJoin));
+        let mut analyzer = Analyzer::new();
+        // Before types are coerced: a literal that is compared takes the other side's type.
+        analyzer.rules.insert(0, Arc::new(ComparedLiterals));
         let base = SessionStateBuilder::new()
             .with_config(session)
             .with_runtime_env(runtime)
             .with_default_features()
             .with_optimizer_rules(optimizer.rules)
+            .with_analyzer_rules(analyzer.rules)
             .with_analyzer_rule(Arc::new(TextLiterals))
+            .with_analyzer_rule(Arc::new(TextCasts))
             .with_query_planner(Arc::new(OurQueryPlanner::new()))
             .build();
         Ok(Self { base, runtime: QueryRuntime::new(partitions)? })

@@ -34,7 +34,8 @@ impl AnalyzerRule for TextLiterals {
             node.map_expressions(|expr| {
                 let name = names.save(&expr);
                 Ok(literals(expr, &time_zone)?.update_data(|expr| name.restore(expr)))
-            })
+            })?
+            .map_data(LogicalPlan::recompute_schema)
         };
         Ok(plan.transform_up_with_subqueries(read)?.data)
     }

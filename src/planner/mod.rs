@@ -20,6 +20,7 @@ use crate::types::SqlType;
 
 mod as_of;
 mod as_of_join;
+mod casts;
 mod engine;
 mod errors;
 mod external;

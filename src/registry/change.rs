@@ -263,9 +263,9 @@ impl Registry {
                 if let Some(user) = users.first() {
                     return Err(Error::new(
                         SqlState::DependentObjectsStillExist,
-                        format!("cannot drop entity \"{name}\" because other objects depend on it"),
+                        format!("cannot drop entity {name} because other objects depend on it"),
                     )
-                    .detail(format!("feature view \"{}\" depends on entity \"{name}\"", user.name))
+                    .detail(format!("feature view {} depends on entity {name}", user.name))
                     .hint("Drop the feature views first."));
                 }
                 self.entities.remove(name);

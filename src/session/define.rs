@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, Session};
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::Ingest;
 use crate::parser::{CommentTarget, RelationName, Statement};
 use crate::planner::infer_external_schema;
 use crate::registry::{Change, ObjectKind, Registry, TableSource, Target};
@@ -36,6 +37,10 @@ impl Session {
                     options: view.options.clone(),
                     if_not_exists: view.if_not_exists,
                 };
+                let made = self.context().0.registry.apply(&change)?;
+                if let Some(view) = made.views.get(&view.name.name) {
+                    Ingest::check_conditions(view)?;
+                }
                 self.create(&change, ObjectKind::FeatureView, &view.name.name).await?;
             }
             Statement::CreateTable { name, columns, if_not_exists } => {

@@ -7,7 +7,6 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use sqlparser::ast::{Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, SelectItem, SetExpr, Value};
 
 use super::block::too_much_written;
 use super::{Answer, CopyIn, Session};
@@ -28,6 +27,10 @@ impl Session {
             Some("history") if registry.views.contains_key(&name.name) => {
                 return Err(Error::new(SqlState::WrongObjectType, format!("cannot write to \"history.{}\"", name.name))
                     .hint(format!("Write to \"{}\": every row written is kept in its history.", name.name)));
+            }
+            Some("tidegate" | "pg_catalog" | "information_schema") => {
+                return Err(Error::new(SqlState::WrongObjectType, format!("cannot write to system relation \"{}\"", name.name))
+                    .hint("CREATE, DROP and COMMENT change what it shows."));
             }
             Some(_) => return Err(undefined_relation(name)),
         }

@@ -12,11 +12,11 @@ use crate::harness::{self, Online, Setup};
 const STATEMENTS: &[(&str, &str)] = &[
     ("INSERT INTO spend VALUES ('abc', '2025-12-31 00:00Z', 1)", "22P02: invalid input syntax for type bigint: \"abc\""),
     (
-        "INSERT INTO spend VALUES (8, 'yesterday-ish', 1)",
-        "22007: invalid input syntax for type timestamp with time zone: \"yesterday-ish\"",
+        "INSERT INTO spend VALUES (8, 'some day', 1)",
+        "22007: invalid input syntax for type timestamp with time zone: \"some day\"",
     ),
     ("INSERT INTO spend VALUES (8, '2025-13-31 00:00Z', 1)", "22008: date/time field value out of range: \"2025-13-31 00:00Z\""),
-    ("INSERT INTO spend VALUES (8, 'infinity', 1)", "22008: "),
+    ("INSERT INTO spend VALUES (8, 'infinity', 1)", "0A000: the instant \"infinity\" is not supported"),
     ("INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (9, '2025-12-31 00:00Z', 99999)", "22003: smallint out of range"),
     (
         "INSERT INTO spend VALUES (8, '2025-12-31 00:00Z', 1), (NULL, '2025-12-31 00:00Z', 2)",
@@ -56,7 +56,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("COPY spend (customer_id, nope) FROM STDIN", "42703: column \"nope\" of relation \"spend\" does not exist"),
     ("SELECT nope FROM spend", "42703: column \"nope\" does not exist"),
     ("SELECT * FROM nowhere", "42P01: relation \"nowhere\" does not exist"),
-    ("SELECT FROM WHERE", "42601: "),
+    ("SELECT * FROM", "42601: syntax error at end of input"),
     ("CREATE FEATURE VIEW other (x BIGINT) ENTITY nobody", "42704: entity \"nobody\" does not exist"),
     ("CREATE FEATURE VIEW spend (x BIGINT) ENTITY customer", "42P07: relation \"spend\" already exists"),
     ("CREATE ENTITY customer KEY (x BIGINT)", "42710: entity \"customer\" already exists"),

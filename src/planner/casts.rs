@@ -1,0 +1,262 @@
+//! Casts between text and other types, and comparisons with text literals, by PostgreSQL's rules.
+//!
+//! DataFusion leaves both to Arrow, which writes `2026-01-01T10:00:00Z`, reads other forms than PostgreSQL's, and compares
+//! instants in nanoseconds, whose years end at 2262.
+
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Date32Type, FieldRef, Float32Type, Float64Type, IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType,
+    TimeUnit, TimestampMicrosecondType,
+};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::logical_expr::expr::{Cast, InList, ScalarFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::error::Result;
+use crate::types::SqlType;
+use crate::types::text::{
+    TextParser, Zone, write_bytea, write_date, write_float4, write_float8, write_interval, write_time, write_timestamp,
+    write_timestamptz,
+};
+
+/// Gives a text literal that is compared with an instant the instant's type, before DataFusion chooses one.
+#[derive(Debug)]
+pub(super) struct ComparedLiterals;
+
+impl AnalyzerRule for ComparedLiterals {
+    fn name(&self) -> &'static str {
+        "compared_literals"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> DfResult<LogicalPlan> {
+        rewrite(plan, &|expr, schema| Ok(compared(expr, schema)))
+    }
+}
+
+/// Makes casts between text and other types ours.
+#[derive(Debug)]
+pub(super) struct TextCasts;
+
+impl AnalyzerRule for TextCasts {
+    fn name(&self) -> &'static str {
+        "text_casts"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> DfResult<LogicalPlan> {
+        let time_zone = config.execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
+        rewrite(plan, &|expr, schema| text_cast(expr, schema, &time_zone))
+    }
+}
+
+/// Rewrites every expression of a plan from the leaves up; names of output columns stay.
+fn rewrite(plan: LogicalPlan, change: &dyn Fn(Expr, &DFSchema) -> DfResult<Transformed<Expr>>) -> DfResult<LogicalPlan> {
+    let one = |node: LogicalPlan| {
+        let mut schema = merge_schema(&node.inputs());
+        if let LogicalPlan::TableScan(scan) = &node {
+            schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
+        }
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(|expr| change(expr, &schema))?.update_data(|expr| name.restore(expr)))
+        })?
+        // A cast that became ours tells its type in the metadata of its column.
+        .map_data(LogicalPlan::recompute_schema)
+    };
+    Ok(plan.transform_up_with_subqueries(one)?.data)
+}
+
+fn compared(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let instant = |expr: &Expr| match expr.to_field(schema) {
+        Ok((_, field)) if matches!(field.data_type(), DataType::Timestamp(_, _)) => Some(field),
+        _ => None,
+    };
+    let is_text = |expr: &Expr| matches!(expr, Expr::Literal(ScalarValue::Utf8(Some(_)), _));
+    let typed = |expr: Expr, field: &FieldRef| match is_text(&expr) {
+        true => Expr::Cast(Cast::new_from_field(Box::new(expr), field.clone())),
+        false => expr,
+    };
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
+            let field = match (is_text(&left), is_text(&right)) {
+                (true, false) => instant(&right),
+                (false, true) => instant(&left),
+                _ => None,
+            };
+            let Some(field) = field else { return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })) };
+            let (left, right) = (Box::new(typed(*left, &field)), Box::new(typed(*right, &field)));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::InList(InList { expr, list, negated }) => match instant(&expr) {
+            Some(field) => {
+                let list = list.into_iter().map(|item| typed(item, &field)).collect();
+                Transformed::yes(Expr::InList(InList { expr, list, negated }))
+            }
+            None => Transformed::no(Expr::InList(InList { expr, list, negated })),
+        },
+        Expr::Between(Between { expr, negated, low, high }) => match instant(&expr) {
+            Some(field) => {
+                let (low, high) = (Box::new(typed(*low, &field)), Box::new(typed(*high, &field)));
+                Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
+            }
+            None => Transformed::no(Expr::Between(Between { expr, negated, low, high })),
+        },
+        other => Transformed::no(other),
+    }
+}
+
+fn text_cast(expr: Expr, schema: &DFSchema, time_zone: &str) -> DfResult<Transformed<Expr>> {
+    let Expr::Cast(Cast { expr: inner, field: target }) = &expr else { return Ok(Transformed::no(expr)) };
+    let Ok((_, source)) = inner.to_field(schema) else { return Ok(Transformed::no(expr)) };
+    let (Some(from), Some(to)) = (SqlType::of_field(&source), SqlType::of_field(target)) else {
+        return Ok(Transformed::no(expr));
+    };
+    let function = if is_read(&from, &to) {
+        ScalarUDF::from(TextCast::new(Direction::Read, target.clone(), to, time_zone))
+    } else if is_shown(&from, &to) {
+        ScalarUDF::from(TextCast::new(Direction::Show, target.clone(), from, time_zone))
+    } else {
+        return Ok(Transformed::no(expr));
+    };
+    let call = ScalarFunction::new_udf(function.into(), vec![inner.as_ref().clone()]);
+    Ok(Transformed::yes(Expr::ScalarFunction(call)))
+}
+
+/// Whether a cast reads text: what Arrow reads differently, or not at all.
+fn is_read(from: &SqlType, to: &SqlType) -> bool {
+    use SqlType::{Char, Name, Oid, Text};
+    matches!(from, Text) && !matches!(to, Text | Name | Char | Oid)
+}
+
+/// Whether a cast writes as text what Arrow writes differently.
+fn is_shown(from: &SqlType, to: &SqlType) -> bool {
+    use SqlType::{Bytea, Char, Date, DoublePrecision, Interval, Json, Name, Real, Text, Time, Timestamp, TimestampTz, Uuid};
+    let written_otherwise = matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea);
+    // These are text already; a plain cast would keep what tells their type.
+    matches!(to, Text) && (written_otherwise || matches!(from, Uuid | Json | Name | Char))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Direction {
+    /// From text.
+    Read,
+    /// To text.
+    Show,
+}
+
+/// The function that a cast becomes.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct TextCast {
+    direction: Direction,
+    /// The cast's result.
+    target: FieldRef,
+    /// The type on the side that is not text.
+    sql_type: SqlType,
+    time_zone: String,
+    signature: Signature,
+}
+
+impl TextCast {
+    fn new(direction: Direction, target: FieldRef, sql_type: SqlType, time_zone: &str) -> Self {
+        Self { direction, target, sql_type, time_zone: time_zone.into(), signature: Signature::any(1, Volatility::Immutable) }
+    }
+
+    fn read(&self, texts: &ArrayRef) -> Result<ArrayRef> {
+        let texts = cast(texts, &DataType::Utf8).map_err(arrow)?;
+        let mut parser = TextParser::new(&self.sql_type, &self.time_zone)?;
+        for text in texts.as_string::<i32>() {
+            parser.append(text)?;
+        }
+        cast(&parser.finish(), self.target.data_type()).map_err(arrow)
+    }
+
+    fn show(&self, values: &ArrayRef) -> Result<ArrayRef> {
+        let zone = Zone::parse(&self.time_zone)?;
+        let values = cast(values, &written_as(&self.sql_type)).map_err(arrow)?;
+        if values.data_type() == &DataType::Utf8 {
+            return cast(&values, self.target.data_type()).map_err(arrow);
+        }
+        let mut texts = StringBuilder::with_capacity(values.len(), values.len() * 24);
+        for row in 0..values.len() {
+            if values.is_null(row) {
+                texts.append_null();
+                continue;
+            }
+            let mut text = String::new();
+            match values.data_type() {
+                DataType::Float32 => write_float4(&mut text, values.as_primitive::<Float32Type>().value(row)),
+                DataType::Float64 => write_float8(&mut text, values.as_primitive::<Float64Type>().value(row)),
+                DataType::Date32 => write_date(&mut text, values.as_primitive::<Date32Type>().value(row)),
+                DataType::Time64(_) => write_time(&mut text, values.as_primitive::<Time64MicrosecondType>().value(row)),
+                DataType::Timestamp(_, None) => {
+                    write_timestamp(&mut text, values.as_primitive::<TimestampMicrosecondType>().value(row));
+                }
+                DataType::Timestamp(_, Some(_)) => {
+                    write_timestamptz(&mut text, values.as_primitive::<TimestampMicrosecondType>().value(row), zone);
+                }
+                DataType::Interval(_) => write_interval(&mut text, values.as_primitive::<IntervalMonthDayNanoType>().value(row)),
+                _ => write_bytea(&mut text, values.as_binary::<i32>().value(row)),
+            }
+            texts.append_value(text);
+        }
+        let texts: ArrayRef = std::sync::Arc::new(texts.finish());
+        cast(&texts, self.target.data_type()).map_err(arrow)
+    }
+}
+
+/// The Arrow type that [`TextCast::show`] writes values of a type from.
+fn written_as(sql_type: &SqlType) -> DataType {
+    match sql_type {
+        SqlType::Time => DataType::Time64(TimeUnit::Microsecond),
+        SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
+        SqlType::Bytea => DataType::Binary,
+        other => other.arrow(),
+    }
+}
+
+fn arrow(source: arrow::error::ArrowError) -> crate::error::Error {
+    super::errors::from_datafusion(source.into())
+}
+
+impl ScalarUDFImpl for TextCast {
+    fn name(&self) -> &'static str {
+        match self.direction {
+            Direction::Read => "from_text",
+            Direction::Show => "to_text",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> DfResult<DataType> {
+        Ok(self.target.data_type().clone())
+    }
+
+    fn return_field_from_args(&self, _arguments: ReturnFieldArgs) -> DfResult<FieldRef> {
+        Ok(self.target.as_ref().clone().with_name(self.name()).with_nullable(true).into())
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let values = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let [values] = values.as_slice() else {
+            return Err(DataFusionError::Internal("a cast has one argument".into()));
+        };
+        let done = match self.direction {
+            Direction::Read => self.read(values),
+            Direction::Show => self.show(values),
+        };
+        done.map(ColumnarValue::Array).map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
