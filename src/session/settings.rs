@@ -289,7 +289,8 @@ fn checked(name: &str, value: &str) -> Result<String> {
             })
         }
         Kind::TimeZone => time_zone(value).ok_or_else(invalid),
-        Kind::Encoding => match value.to_lowercase().replace(['-', '_'], "").as_str() {
+        // Only letters and digits of an encoding's name count, as in PostgreSQL: asyncpg sends it in quotes.
+        Kind::Encoding => match value.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "").as_str() {
             "utf8" | "unicode" => Ok("UTF8".to_owned()),
             _ => Err(invalid().hint("The gateway speaks UTF8.")),
         },
@@ -360,6 +361,7 @@ mod tests {
             ("jit", "TRUE", Some("on")),
             ("jit", "maybe", None),
             ("client_encoding", "utf-8", Some("UTF8")),
+            ("client_encoding", "'utf-8'", Some("UTF8")),
             ("client_encoding", "LATIN1", None),
             ("tidegate.route", "ONLINE", Some("online")),
             ("tidegate.route", "both", None),
