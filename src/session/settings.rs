@@ -289,7 +289,7 @@ fn checked(name: &str, value: &str) -> Result<String> {
             })
         }
         Kind::TimeZone => time_zone(value).ok_or_else(invalid),
-        Kind::Encoding => match value.to_lowercase().replace(['-', '_'], "").as_str() {
+        Kind::Encoding => match value.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "").as_str() {
             "utf8" | "unicode" => Ok("UTF8".to_owned()),
             _ => Err(invalid().hint("The gateway speaks UTF8.")),
         },
@@ -360,6 +360,7 @@ mod tests {
             ("jit", "TRUE", Some("on")),
             ("jit", "maybe", None),
             ("client_encoding", "utf-8", Some("UTF8")),
+            ("client_encoding", "'utf-8'", Some("UTF8")),
             ("client_encoding", "LATIN1", None),
             ("tidegate.route", "ONLINE", Some("online")),
             ("tidegate.route", "both", None),
