@@ -13,11 +13,15 @@ use crate::error::Result;
 use crate::registry::ObjectId;
 use crate::time::DatasetVersion;
 
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod key;
 mod memory;
+mod redis;
 pub mod row;
 mod views;
 
+pub use self::redis::RedisStore;
 pub use key::{EntityKey, RowKey};
 pub use memory::MemoryStore;
 pub use row::{PackedRow, RowLayout, RowVersion};

@@ -149,6 +149,9 @@ fn from_plan(message: &str) -> Error {
         return Error::new(SqlState::UndefinedFunction, sentence(message))
             .hint("No function of that name takes these types. You might need to add explicit type casts.");
     }
+    if message.contains("data length across values list") {
+        return Error::new(SqlState::SyntaxError, "VALUES lists must all be the same length");
+    }
     if message.contains("Placeholder type could not be resolved") || message.contains("Placeholder type for") {
         return Error::new(SqlState::IndeterminateDatatype, "could not determine data type of a parameter");
     }

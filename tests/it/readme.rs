@@ -37,7 +37,7 @@ fn readme() -> Vec<Block> {
 
 /// The output of each statement as the README may show it: without the spaces that psql leaves at line ends.
 fn shown(text: &str) -> String {
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim().to_owned()
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_matches('\n').to_owned()
 }
 
 /// Whether the README shows this answer; a line `…` there stands for any lines.

@@ -11,12 +11,14 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::super::value::{Value, array_of};
 use super::external;
 use crate::error::{Error, SqlState};
+use crate::types::SqlType;
 
-/// `__single` and `__array`.
+/// `__single`, `__array` and `__subscripts`.
 pub(super) fn all() -> impl Iterator<Item = Arc<ScalarUDF>> {
-    [ListFunction::Single, ListFunction::OrEmpty].into_iter().map(|kind| {
+    [ListFunction::Single, ListFunction::OrEmpty, ListFunction::Subscripts].into_iter().map(|kind| {
         let signature = Signature::any(1, Volatility::Immutable);
         Arc::new(ScalarUDF::new_from_impl(OverList { kind, signature }))
     })
@@ -28,6 +30,8 @@ enum ListFunction {
     Single,
     /// The array itself; an empty one for NULL: what `ARRAY(subquery)` gives.
     OrEmpty,
+    /// The numbers of its elements: from 1, in the catalogs' vectors from 0.
+    Subscripts,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -41,6 +45,7 @@ impl ScalarUDFImpl for OverList {
         match self.kind {
             ListFunction::Single => "__single",
             ListFunction::OrEmpty => "__array",
+            ListFunction::Subscripts => "__subscripts",
         }
     }
 
@@ -51,6 +56,7 @@ impl ScalarUDFImpl for OverList {
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
         match (self.kind, arguments) {
             (ListFunction::Single, [DataType::List(element)]) => Ok(element.data_type().clone()),
+            (ListFunction::Subscripts, [_]) => Ok(SqlType::Array(Box::new(SqlType::Integer)).arrow()),
             (_, [other]) => Ok(other.clone()),
             _ => Err(external(Error::internal(format!("{} takes one array", self.name())))),
         }
@@ -60,6 +66,9 @@ impl ScalarUDFImpl for OverList {
         let [argument] = arguments.arg_fields else {
             return Err(external(Error::internal(format!("{} takes one array", self.name()))));
         };
+        if self.kind == ListFunction::Subscripts {
+            return Ok(SqlType::Array(Box::new(SqlType::Integer)).field_ref(self.name(), true));
+        }
         let field = match (self.kind, argument.data_type()) {
             (ListFunction::Single, DataType::List(element)) => element,
             _ => argument,
@@ -78,6 +87,10 @@ impl ScalarUDFImpl for OverList {
         Ok(ColumnarValue::Array(match self.kind {
             ListFunction::Single => single(list)?,
             ListFunction::OrEmpty => or_empty(list)?,
+            ListFunction::Subscripts => {
+                let kind = arguments.arg_fields.first().and_then(|field| SqlType::of_field(field));
+                subscripts(list, matches!(kind, Some(SqlType::Int2Vector | SqlType::OidVector)))?
+            }
         }))
     }
 }
@@ -97,6 +110,16 @@ fn single(list: &ListArray) -> Result<ArrayRef, DataFusionError> {
         });
     }
     Ok(take(list.values(), &UInt32Array::from(picked), None)?)
+}
+
+fn subscripts(list: &ListArray, from_zero: bool) -> Result<ArrayRef, DataFusionError> {
+    let first = if from_zero { 0 } else { 1 };
+    let places = (0..list.len()).map(|row| {
+        let length = if list.is_null(row) { 0 } else { i64::from(list.value_length(row)) };
+        Value::List((first..first + length).map(Value::Int).collect())
+    });
+    let places: Vec<Value> = places.collect();
+    array_of(&SqlType::Array(Box::new(SqlType::Integer)).arrow(), &places).map_err(external)
 }
 
 fn or_empty(list: &ListArray) -> Result<ArrayRef, DataFusionError> {

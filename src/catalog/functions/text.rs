@@ -17,6 +17,8 @@ pub(super) const FUNCTIONS: &[Definition] = &[
     Definition { name: "array_lower", arity: 2..=2, returns: integer, nulls: Nulls::Strict, eval: array_lower },
     Definition { name: "oidvectortypes", arity: 1..=1, returns: text, nulls: Nulls::Strict, eval: vector_types },
     Definition { name: "parse_ident", arity: 1..=2, returns: texts, nulls: Nulls::Strict, eval: parse_ident },
+    Definition { name: "like_escape", arity: 2..=2, returns: text, nulls: Nulls::Strict, eval: like_escape },
+    Definition { name: "json_build_object", arity: 0..=100, returns: json, nulls: Nulls::Seen, eval: json_build_object },
     Definition { name: "__text", arity: 1..=1, returns: text, nulls: Nulls::Strict, eval: printed },
 ];
 
@@ -93,6 +95,10 @@ fn text() -> SqlType {
 
 fn texts() -> SqlType {
     SqlType::Array(Box::new(SqlType::Text))
+}
+
+fn json() -> SqlType {
+    SqlType::Json
 }
 
 fn integer() -> SqlType {
@@ -200,6 +206,55 @@ fn parse_ident(_: &Scope, arguments: &[Value]) -> Result<Value> {
     let parts = parse_name(name);
     let refused = || Error::new(SqlState::InvalidParameterValue, format!("string is not a valid identifier: \"{name}\""));
     parts.map(Value::from).ok_or_else(refused)
+}
+
+/// A pattern whose escape is another letter, with the backslash as its escape.
+fn like_escape(_: &Scope, arguments: &[Value]) -> Result<Value> {
+    let mut escapes = text_argument(arguments, 1).chars();
+    let (escape, more) = (escapes.next(), escapes.next());
+    if more.is_some() {
+        return Err(Error::new(SqlState::InvalidParameterValue, "invalid escape string")
+            .hint("Escape string must be empty or one character."));
+    }
+    let mut pattern = String::new();
+    let mut letters = text_argument(arguments, 0).chars();
+    while let Some(letter) = letters.next() {
+        if Some(letter) == escape {
+            let escaped = letters.next();
+            let dangling = || Error::new(SqlState::InvalidParameterValue, "LIKE pattern must not end with escape character");
+            pattern.push('\\');
+            pattern.push(escaped.ok_or_else(dangling)?);
+        } else if letter == '\\' {
+            pattern.push_str("\\\\");
+        } else {
+            pattern.push(letter);
+        }
+    }
+    Ok(pattern.into())
+}
+
+fn json_build_object(_: &Scope, arguments: &[Value]) -> Result<Value> {
+    if arguments.len() % 2 != 0 {
+        return Err(Error::new(SqlState::InvalidParameterValue, "argument list must have even number of elements"));
+    }
+    let members = arguments.chunks_exact(2).map(|pair| {
+        let null = || Error::new(SqlState::InvalidParameterValue, "null value not allowed for object key");
+        let key = argument(pair, 0).print().ok_or_else(null)?;
+        Ok(format!("{} : {}", serde_json::Value::from(key), json_of(argument(pair, 1))))
+    });
+    let members = members.collect::<Result<Vec<_>>>()?;
+    Ok(format!("{{{}}}", members.join(", ")).into())
+}
+
+fn json_of(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::Int(number) | Value::Instant(number) | Value::Length(number) => (*number).into(),
+        Value::Float(number) => (*number).into(),
+        Value::Text(text) => text.as_str().into(),
+        Value::List(elements) => elements.iter().map(json_of).collect(),
+    }
 }
 
 fn printed(_: &Scope, arguments: &[Value]) -> Result<Value> {

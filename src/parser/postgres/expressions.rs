@@ -2,6 +2,7 @@
 
 use sqlparser::ast::{
     BinaryOperator, DataType, Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, SelectItem, SetExpr,
+    Value,
 };
 
 use super::build::{builtin_name, call, cast, fold, plain_arguments};
@@ -46,6 +47,13 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
                 *expr = call(function, vec![inner]);
             } else if is_text(data_type) {
                 show_as_name(inner);
+            }
+        }
+        Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+            let escape = escape_char.take_if(|escape| !matches!(&escape.value, Value::SingleQuotedString(text) if text == "\\"));
+            if let Some(escape) = escape {
+                let written = std::mem::replace(pattern.as_mut(), placeholder());
+                **pattern = call("like_escape", vec![written, Expr::Value(escape)]);
             }
         }
         Expr::Subquery(query) => {
@@ -155,6 +163,7 @@ enum Call {
     Same,
     ArrayOfSubquery,
     Bare,
+    Subscripts,
     Builtin(String),
 }
 
@@ -165,9 +174,26 @@ fn expr_function(function: &Function) -> Call {
     match &function.args {
         FunctionArguments::Subquery(_) if name == "array" => Call::ArrayOfSubquery,
         FunctionArguments::None if BARE_FUNCTIONS.contains(&name.as_str()) => Call::Bare,
+        FunctionArguments::List(_) if name == "generate_subscripts" && of_first_dimension(function) => Call::Subscripts,
         _ if function.name.0.len() > 1 => Call::Builtin(name),
         _ => Call::Same,
     }
+}
+
+/// Whether a call's second argument is 1, as a literal or a cast one.
+fn of_first_dimension(function: &Function) -> bool {
+    let arguments = plain_arguments(function).unwrap_or_default();
+    let [_, dimension] = arguments.as_slice() else {
+        return false;
+    };
+    match dimension {
+        Expr::Cast { expr, .. } => is_one(expr),
+        dimension => is_one(dimension),
+    }
+}
+
+fn is_one(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(&value.value, Value::Number(number, _) if number == "1"))
 }
 
 fn rewrite_call(becomes: Call, expr: &mut Expr) -> Result<()> {
@@ -177,6 +203,13 @@ fn rewrite_call(becomes: Call, expr: &mut Expr) -> Result<()> {
     match becomes {
         Call::Same => {}
         Call::Builtin(name) => function.name = ObjectName::from(vec![Ident::new(name)]),
+        // Of the elements' places a row each, as `unnest` gives of the elements.
+        Call::Subscripts => {
+            let array = plain_arguments(function).and_then(|arguments| arguments.first().map(|array| Expr::clone(array)));
+            if let Some(array) = array {
+                *expr = call("unnest", vec![call("__subscripts", vec![array])]);
+            }
+        }
         Call::Bare => {
             function.args = FunctionArguments::List(FunctionArgumentList {
                 duplicate_treatment: None,
