@@ -93,7 +93,7 @@ fn misplaced_clauses_are_errors() {
         ("SELECT * FROM v AS OF $1 AS OF $2", SqlState::SyntaxError),
         ("SELECT * FROM l ASOF JOIN v MATCH_CONDITION (l.t >= v.t) ON l.k = v.k", SqlState::FeatureNotSupported),
         ("SELECT * FROM l ASOF LEFT JOIN v ON l.k = v.k AND l.t >= v.t", SqlState::FeatureNotSupported),
-        ("COPY v AS OF $1 FROM STDIN", SqlState::SyntaxError),
+        ("COPY v AS OF $1 FROM STDIN", SqlState::FeatureNotSupported),
     ];
     for (sql, code) in cases {
         let error = parse(sql).expect_err(sql);

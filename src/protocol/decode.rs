@@ -166,10 +166,9 @@ fn text_of(sql_type: &SqlType, bytes: &[u8]) -> Result<String, Unread> {
         let message = "invalid byte sequence for encoding \"UTF8\": 0x00";
         return Err(Unread::Value(Error::new(SqlState::CharacterNotInRepertoire, message)));
     }
-    match sql_type {
+    if *sql_type == SqlType::Json {
         // What is stored as JSON is JSON, whichever way it came.
-        SqlType::Json => TextParser::in_zone(sql_type, Zone::Utc).append(Some(text))?,
-        _ => {}
+        TextParser::in_zone(sql_type, Zone::Utc).append(Some(text))?;
     }
     Ok(text.to_owned())
 }

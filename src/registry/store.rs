@@ -343,7 +343,8 @@ mod tests {
             })
         };
         let (a, b) = tokio::join!(race(&left, "left"), race(&right, "right"));
-        (a.unwrap(), b.unwrap());
+        a.unwrap();
+        b.unwrap();
         left.refresh().await.unwrap();
         right.refresh().await.unwrap();
         assert_eq!(left.current(), right.current());

@@ -234,7 +234,7 @@ fn like_escape(_: &Scope, arguments: &[Value]) -> Result<Value> {
 }
 
 fn json_build_object(_: &Scope, arguments: &[Value]) -> Result<Value> {
-    if arguments.len() % 2 != 0 {
+    if !arguments.len().is_multiple_of(2) {
         return Err(Error::new(SqlState::InvalidParameterValue, "argument list must have even number of elements"));
     }
     let members = arguments.chunks_exact(2).map(|pair| {

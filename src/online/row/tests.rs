@@ -190,7 +190,7 @@ fn list(element: &SqlType, seeds: &[Option<u64>]) -> ArrayRef {
         .iter()
         .zip(&lengths)
         .flat_map(|(seed, length)| {
-            (0..*length).map(|n| seed.filter(|seed| (*seed as usize + n) % 3 != 0).map(|seed| seed + n as u64))
+            (0..*length).map(|n| seed.filter(|seed| !(*seed as usize + n).is_multiple_of(3)).map(|seed| seed + n as u64))
         })
         .collect();
     let nulls = NullBuffer::from_iter(seeds.iter().map(Option::is_some));

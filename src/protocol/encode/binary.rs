@@ -63,7 +63,7 @@ impl Cells {
     fn put_list(&self, row: usize, out: &mut BytesMut) -> Result<()> {
         let mut lengths = Vec::new();
         self.dimensions(row, &mut lengths);
-        if lengths.iter().any(|length| *length == 0) {
+        if lengths.contains(&0) {
             lengths.clear();
         }
         let count = |number: usize| i32::try_from(number).map_err(|_| too_many_elements());
