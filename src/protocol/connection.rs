@@ -179,7 +179,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Answers a message that could not be understood, as its kind wants.
     async fn refuse(&mut self, tag: u8, problem: Error) -> Result<(), Failure> {
         match tag {
-            _ if is_extended(tag) => Ok(self.fail_extended(&problem)?),
+            _ if is_extended(tag) => self.fail_extended(&problem).await,
             b'd' => Ok(()),
             _ => {
                 self.fail(&problem)?;

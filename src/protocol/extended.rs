@@ -131,15 +131,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             other => Err(Error::internal(format!("{other:?} is not of the extended protocol")).into()),
         };
         match outcome {
-            Err(Failure::Statement(error)) => Ok(self.fail_extended(&error)?),
+            Err(Failure::Statement(error)) => self.fail_extended(&error).await,
             other => other,
         }
     }
 
-    /// Tells the client of an error, and passes over everything up to `Sync`.
-    pub(super) fn fail_extended(&mut self, error: &Error) -> Result<()> {
+    /// Tells the client of an error, at once, and passes over everything up to `Sync`: there are clients that send it only
+    /// when they have read the error.
+    pub(super) async fn fail_extended(&mut self, error: &Error) -> Result<(), Failure> {
         self.extended.skipping = true;
-        self.fail(error)
+        self.fail(error)?;
+        self.wire.flush().await
     }
 
     /// Ends a pipeline: commits it, if it was more than one statement, and answers everything at once.

@@ -11,6 +11,9 @@ const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 const DAY_MIN: i64 = -2_440_588;
 const DAY_MAX: i64 = 2_147_483_493 - 2_440_588;
 
+/// No type knows a later year, or one further before Christ.
+const YEAR_MAX: i64 = 6_000_000;
+
 /// Reads an instant; without a zone of its own it is read in `time_zone` (an IANA name or an offset). Microseconds since
 /// 1970-01-01 UTC; `22007` if it is none, `22008` if it is out of range.
 pub fn parse_instant(text: &str, time_zone: &str) -> Result<i64> {
@@ -270,11 +273,11 @@ impl Fields {
             return Err(field_out_of_range(text).hint("Perhaps you need a different \"datestyle\" setting."));
         }
         let year = if self.before_christ { 1 - written } else { written };
+        if written > YEAR_MAX {
+            return Err(out_of_range("date", text));
+        }
         if written < 1 || day > days_in_month(year, month) {
             return Err(field_out_of_range(text));
-        }
-        if year > 6_000_000 {
-            return Err(out_of_range("date", text));
         }
         Ok(Some(days_from_civil(year, month, day)))
     }
