@@ -18,7 +18,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::offline::{Durability, LanceStore, SharedOfflineStore};
-use crate::online::{MemoryStore, OnlineStore, OnlineViews};
+use crate::online::{MemoryStore, OnlineStore, OnlineViews, RedisStore};
 use crate::planner::{Planner, PlannerConfig, Stores};
 use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target};
 use crate::server::{self, ServerConfig};
@@ -107,10 +107,10 @@ fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
     }
 }
 
-fn online_store(config: &Config, _registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
+fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
     match &config.redis {
         None => Ok(Arc::new(MemoryStore::new())),
-        Some(_) => Err(Error::unsupported("--redis")),
+        Some(url) => Ok(Arc::new(RedisStore::connect(url, registry.store)?)),
     }
 }
 

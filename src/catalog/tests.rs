@@ -263,6 +263,10 @@ async fn postgres_spellings_mean_what_they_mean_there() {
         ("SELECT json_build_object('a', 1, 'b', NULL, 'c', 'x')", "{\"a\" : 1, \"b\" : null, \"c\" : \"x\"}"),
         ("SELECT max(x), max(n) FROM (SELECT unnest(indkey) AS x, generate_subscripts(indkey, 1) AS n FROM pg_index) i", "2|1"),
         ("SELECT max(n) FROM (SELECT generate_subscripts(ARRAY[5, 6], 1) AS n) i", "2"),
+        (
+            "SELECT to_char(TIMESTAMP '2013-02-09 12:00:00', 'YYYY-MM-DD'), to_char(DATE '2013-02-09', 'FMMonth')",
+            "2013-02-09|February",
+        ),
         ("SELECT 2 ^ 10", "1024.0"),
         ("SELECT 1 OPERATOR(pg_catalog.+) 2", "3"),
         ("SELECT 'a' COLLATE \"C\" = 'a'", "true"),

@@ -139,19 +139,30 @@ async fn lookup(spec: &LookupSpec, layout: &RowLayout, schema: &SchemaRef) -> Re
             keys.push(RowKey { view: view.id, entity });
         }
     }
-    let found = spec.stores.online.get(&keys, spec.at).await?;
+    let found = spec.stores.online.get(&keys, spec.at).await.map_err(|error| could_not_read(view, error))?;
     spec.stores.metrics.online_keys.add(keys.len() as u64);
     let mut live = vec![false; spec.keys.len];
     let mut rows: Vec<Option<&PackedRow>> = Vec::with_capacity(found.len());
     for (place, row) in places.into_iter().zip(&found) {
         let Some(row) = row else { continue };
-        if Ttl::is_live(view.ttl, row.version().event_time, spec.at) && !row.is_retraction() {
+        // A row that was written, or fell due, a moment after the statement's present stands in the place of the one before.
+        let at = spec.at.max(row.version().event_time);
+        if Ttl::is_live(view.ttl, row.version().event_time, at) && !row.is_retraction() {
             live[place] = true;
             rows.push(Some(row));
         }
     }
     spec.stores.metrics.online_hits.add(rows.len() as u64);
     assemble(spec, layout, schema, &BooleanArray::from(live), &rows)
+}
+
+/// The store's error, with the view it was asked about.
+fn could_not_read(view: &FeatureView, error: Error) -> Error {
+    if error.code() != SqlState::IoError {
+        return error;
+    }
+    let named = Error::new(SqlState::IoError, format!("could not read feature view \"{}\" from the online store", view.name));
+    named.hint("Retry, or SET tidegate.online_fallback = offline.").caused_by(error)
 }
 
 /// The wanted columns of the live rows: keys as they were asked for, event time and features as they were stored.

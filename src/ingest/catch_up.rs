@@ -29,8 +29,6 @@ pub(super) async fn view(stores: &Stores, view: &FeatureView, now: EventTime) ->
         let mut mark = stores.online.readiness_mark(view.id);
         let applied = stores.online.store().applied(view.id).await?;
         let latest = stores.offline.latest(Dataset::History(view.id)).await?;
-        // Commit times run ahead of a clock that stands still.
-        let now = now.max(latest.created_time.as_event_time());
         let work = Work { stores, view, layout: RowLayout::new(view), version: latest.version, now };
         let moved = match applied {
             Some(applied) if applied == latest.version => true,
@@ -144,8 +142,9 @@ impl Work<'_> {
             let event_times = column(&batch, &self.view.event_time)?.as_primitive::<TimestampMicrosecondType>();
             let created_times = column(&batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
             let at = column(&batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
-            let rows = (0..batch.num_rows()).filter(|row| event_times.value(*row) > created_times.value(*row));
-            addresses.extend(rows.map(|row| at.value(row)));
+            // Commit times may run ahead of the clock, so a row that its commit time makes a present one may be of the future.
+            let waits = |row: &usize| event_times.value(*row) > created_times.value(*row).min(self.now.micros());
+            addresses.extend((0..batch.num_rows()).filter(waits).map(|row| at.value(row)));
         }
         self.apply_at(addresses).await?;
         self.stores.online.set_waiting_through(self.view.id, self.version);

@@ -139,8 +139,7 @@ impl Committer {
         let Some(packed) = rows.packed else {
             return Ok(None);
         };
-        let now = created_time.max(clock.now()).as_event_time();
-        match online.apply(target.id(), packed, now, commit.version).await {
+        match online.apply(target.id(), packed, clock.now().as_event_time(), commit.version).await {
             Ok(()) => Ok(None),
             Err(error) => {
                 tracing::warn!(relation = target.name(), version = %commit.version, %error, "batch not applied online");

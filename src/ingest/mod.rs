@@ -227,3 +227,6 @@ impl Ingest {
         first_error.map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests;

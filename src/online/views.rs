@@ -89,6 +89,14 @@ impl OnlineViews {
         readiness.losses += 1;
     }
 
+    /// Says that rows of any view may be wrong, as they are when the clock was set back.
+    pub fn set_all_unready(&self) {
+        for readiness in self.ready.write().values_mut() {
+            readiness.ready = false;
+            readiness.losses += 1;
+        }
+    }
+
     /// The rows at `now`: rows whose event time has come since the last call are applied first. One round trip.
     ///
     /// A row may have an event time a moment after `now`: it became due, or was written, after `now` was taken. It stands in the

@@ -18,7 +18,7 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    ScalarUDFImpl, Signature, Union, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -59,7 +59,10 @@ impl AnalyzerRule for TextCasts {
 }
 
 /// Rewrites every expression of a plan from the leaves up; names of output columns stay.
-fn rewrite(plan: LogicalPlan, change: &dyn Fn(Expr, &DFSchema) -> DfResult<Transformed<Expr>>) -> DfResult<LogicalPlan> {
+pub(super) fn rewrite(
+    plan: LogicalPlan,
+    change: &dyn Fn(Expr, &DFSchema) -> DfResult<Transformed<Expr>>,
+) -> DfResult<LogicalPlan> {
     let one = |node: LogicalPlan| {
         let mut schema = merge_schema(&node.inputs());
         if let LogicalPlan::TableScan(scan) = &node {
@@ -70,10 +73,18 @@ fn rewrite(plan: LogicalPlan, change: &dyn Fn(Expr, &DFSchema) -> DfResult<Trans
             let name = names.save(&expr);
             Ok(expr.transform_up(|expr| change(expr, &schema))?.update_data(|expr| name.restore(expr)))
         })?
-        // A cast that became ours tells its type in the metadata of its column.
-        .map_data(LogicalPlan::recompute_schema)
+        .map_data(with_own_schema)
     };
     Ok(plan.transform_up_with_subqueries(one)?.data)
+}
+
+/// The node with the columns that its expressions and inputs now give: a cast that became ours tells its type in the metadata
+/// of its column, and a union keeps the columns it had unless it is made anew.
+fn with_own_schema(node: LogicalPlan) -> DfResult<LogicalPlan> {
+    match node {
+        LogicalPlan::Union(union) => Ok(LogicalPlan::Union(Union::try_new_with_loose_types(union.inputs)?)),
+        node => node.recompute_schema(),
+    }
 }
 
 fn compared(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {

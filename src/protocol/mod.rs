@@ -1,7 +1,7 @@
 //! Bytes to session and back: PostgreSQL's protocol, versions 3.0 and 3.2.
 //!
-//! The room reads frames ([`wire`]), understands them ([`frontend`]), keeps one client's prepared statements and portals
-//! ([`extended`]), and turns Arrow into rows and `COPY` data and back ([`encode`], [`decode`], [`copy`]). What a statement
+//! The room reads frames (`wire`), understands them (`frontend`), keeps one client's prepared statements and portals
+//! (`extended`), and turns Arrow into rows and `COPY` data and back (`encode`, `decode`, `copy`). What a statement
 //! means is the session's to know. Backend messages are encoded by pgwire; frames are taken apart here, because a frame is
 //! only parsed when it is whole, as a slice of its own, and every count in it is checked against what is there.
 //!

@@ -115,10 +115,15 @@ impl Session {
     /// Moves the gateway's clock, where it was started with one that can be set.
     pub(super) fn set_clock(&mut self, instant: &str) -> Result<Answer> {
         let micros = parse_instant(instant, self.settings.time_zone())?;
+        let before = self.services.clock.now();
         self.services.clock.set(CommitTime::from_micros(micros)).map_err(|_| {
             Error::new(SqlState::CantChangeRuntimeParam, "the gateway's clock runs by itself and cannot be set")
                 .hint("Start the gateway with --clock INSTANT to set it.")
         })?;
+        // A clock set back leaves rows of the future online; the next catch-up builds them anew.
+        if self.services.clock.now() < before {
+            self.services.stores.online.set_all_unready();
+        }
         Ok(Answer::Done("ALTER SYSTEM".into()))
     }
 

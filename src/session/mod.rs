@@ -1,7 +1,7 @@
 //! One client's conversation: its settings, its block, its prepared statements. Free of bytes: the protocol room speaks for it.
 //!
 //! [`Session::prepare`] finds out what a statement takes and gives, [`Session::run`] does it. What a statement reads is fixed
-//! in a [`StatementContext`] when it runs; what it writes is kept back in the session's [`block`] until `COMMIT`, or goes
+//! in a [`StatementContext`] when it runs; what it writes is kept back in the session's `block` until `COMMIT`, or goes
 //! through [`Ingest`] at once where no block is open.
 
 use std::collections::HashMap;

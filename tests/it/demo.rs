@@ -2,6 +2,7 @@
 //! (`examples/nycflights13/expected.py`).
 
 use std::pin::pin;
+use std::process::Command;
 
 use futures::TryStreamExt;
 use serde_json::Value;
@@ -55,6 +56,25 @@ async fn the_session_answers_what_was_computed_elsewhere() {
     let with_delays = count("flights") - count("without_delays");
     let row = [count("flights"), count("labelled"), with_delays, count("flights_1d")].map(|number| number.to_string());
     assert_eq!(harness::rows(&client, kept).await, [row]);
+}
+
+#[test]
+fn the_demo_command_shows_the_three_answers_and_their_plans() {
+    let demo = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["demo", "--once", "--listen", "127.0.0.1:0"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{shown}{}", String::from_utf8_lossy(&demo.stderr));
+    let expected = expected();
+    let training = &expected["training_set"];
+    let with_weather = training["flights"].as_i64().unwrap() - training["without_weather"].as_i64().unwrap();
+    let instants = ["weather_now", "weather_as_of"].map(|answer| {
+        let instant = expected[answer]["observed_at"].as_str().unwrap();
+        instant.replace('T', " ").replace("+00:00", "+00")
+    });
+    let plans = ["OnlineLookupExec: view=airport_weather, keys=1", "SnapshotExec: view=airport_weather", "AsOfJoinExec: views=["];
+    let numbers = [with_weather.to_string(), training["flights"].to_string()];
+    for part in plans.iter().copied().chain(instants.iter().map(String::as_str)).chain(numbers.iter().map(String::as_str)) {
+        assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+    }
 }
 
 const WEATHER: &str = "origin, observed_at, temp, dewp, humid, wind_dir, wind_speed, wind_gust, precip, pressure, visib";

@@ -7,6 +7,7 @@ mod lists;
 mod objects;
 mod session;
 mod text;
+mod to_char;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -56,7 +57,8 @@ pub(super) fn all(scope: &Arc<Scope>) -> Vec<Arc<ScalarUDF>> {
         let function = Function { definition, signature: Signature::user_defined(Volatility::Stable), scope: Arc::clone(scope) };
         Arc::new(ScalarUDF::new_from_impl(function))
     });
-    functions.chain(lists::all()).collect()
+    let to_char = to_char::to_char(&scope.context.time_zone);
+    functions.chain(lists::all()).chain(std::iter::once(to_char)).collect()
 }
 
 /// A function, bound to what it answers from.

@@ -1,0 +1,448 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field, Int64Type, Schema};
+use futures::TryStreamExt;
+use uuid::Uuid;
+
+use super::*;
+use crate::error::SqlState;
+use crate::offline::{LanceStore, Scan};
+use crate::online::contract::RedisServer;
+use crate::online::key::entity_keys;
+use crate::online::{MemoryStore, OnlineStore, PackedRow, RedisStore, RowKey, RowLayout};
+use crate::registry::{Column, Feature, KeyColumn, StoreId, Table, TableSource};
+use crate::time::{DatasetVersion, SetClock};
+use crate::types::SqlType;
+
+fn feature(name: &str, data_type: SqlType, check: Option<&str>) -> Feature {
+    Feature { name: name.into(), data_type, comment: None, check: check.map(Into::into) }
+}
+
+/// A view with the key (a text, b bigint) and one feature, n bigint.
+fn view(id: u32, features: Vec<Feature>) -> Arc<FeatureView> {
+    let key = |name: &str, data_type| KeyColumn { name: name.into(), data_type };
+    Arc::new(FeatureView {
+        id: ObjectId(id),
+        name: "v".into(),
+        entities: vec!["e".into()],
+        keys: vec![key("a", SqlType::Text), key("b", SqlType::BigInt)],
+        event_time: "event_time".into(),
+        features,
+        ttl: None,
+        online: true,
+        comment: None,
+        options: BTreeMap::new(),
+    })
+}
+
+fn plain_view() -> Arc<FeatureView> {
+    view(16_384, vec![feature("n", SqlType::BigInt, None)])
+}
+
+fn registry(view: &Arc<FeatureView>) -> Registry {
+    let mut registry = Registry::empty(StoreId(Uuid::nil()));
+    registry.views.insert(view.name.clone(), view.clone());
+    registry
+}
+
+fn at(micros: i64) -> CommitTime {
+    CommitTime::from_micros(micros)
+}
+
+/// A gateway's stores and write path over one root, with a clock that stands still.
+struct Gateway {
+    offline: SharedOfflineStore,
+    online: Arc<OnlineViews>,
+    clock: Arc<SetClock>,
+    ingest: Arc<Ingest>,
+}
+
+impl Gateway {
+    fn over(root: &tempfile::TempDir, store: Arc<dyn OnlineStore>, now: i64) -> Self {
+        let offline: SharedOfflineStore = Arc::new(LanceStore::new(root.path().to_str().unwrap()).unwrap());
+        let online = Arc::new(OnlineViews::new(store));
+        let clock = Arc::new(SetClock::new(at(now)));
+        let ingest = Arc::new(Ingest::new(offline.clone(), online.clone(), clock.clone()));
+        Self { offline, online, clock, ingest }
+    }
+
+    fn valid(&self, view: &Arc<FeatureView>, rows: &[(&str, i64, i64, i64)]) -> ValidBatch {
+        self.ingest.validate(&Target::View(view.clone()), &batch(rows), self.clock.now(), "UTC").unwrap()
+    }
+
+    async fn write(&self, view: &Arc<FeatureView>, rows: &[(&str, i64, i64, i64)]) -> Written {
+        self.ingest.write(vec![self.valid(view, rows)]).await.unwrap()
+    }
+
+    /// The newest `n` of each key, read online at the clock's present.
+    async fn lookup(&self, view: &Arc<FeatureView>, keys: &[(String, i64)]) -> Vec<Option<i64>> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(keys.iter().map(|key| &key.0))),
+            Arc::new(Int64Array::from_iter_values(keys.iter().map(|key| key.1))),
+        ];
+        let entities = entity_keys(&view.keys, &columns).unwrap();
+        let keys: Vec<_> = entities.into_iter().map(|entity| RowKey { view: view.id, entity: entity.unwrap() }).collect();
+        let now = self.clock.now().as_event_time();
+        let rows = self.online.get(&keys, now).await.unwrap();
+        let rows: Vec<Option<&PackedRow>> = rows.iter().map(Option::as_ref).collect();
+        assert!(rows.iter().flatten().all(|row| row.version().event_time <= now));
+        let columns = RowLayout::new(view).unpack(&rows, &[0]).unwrap();
+        columns[1].as_primitive::<Int64Type>().iter().collect()
+    }
+}
+
+/// Rows (a, b, event time, n).
+fn batch(rows: &[(&str, i64, i64, i64)]) -> RecordBatch {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("n", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.3)))),
+        ("event_time", Arc::new(TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.2)).with_timezone("UTC"))),
+        ("b", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1)))),
+        ("a", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0)))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    }
+}
+
+/// Random histories: ties, corrections, late rows, rows of the future, keys that look alike; after each step, and on a gateway
+/// that has just started, lookups give what a straightforward reading of all rows gives.
+async fn agrees_with_brute_force(store: Arc<dyn OnlineStore>, fresh: impl Fn() -> Arc<dyn OnlineStore>, seed: u64) {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Gateway::over(&root, store, 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    assert!(gateway.online.is_ready(view.id));
+    let keys: Vec<(String, i64)> =
+        ["ab", "a", "", "it's"].iter().flat_map(|a| [0, 1, -1].map(|b| ((*a).to_owned(), b))).collect();
+    // Every row in the order it was written: later is later learned.
+    let mut written: Vec<(usize, i64, i64)> = Vec::new();
+    let mut random = numbers(seed);
+    let mut now = 1000_i64;
+    for step in 0..40 {
+        now += random(30) as i64;
+        gateway.clock.set(at(now)).unwrap();
+        let rows: Vec<_> = (0..1 + random(6))
+            .map(|place| (random(keys.len() as u64) as usize, now - 40 + random(60) as i64, step * 100 + place as i64))
+            .collect();
+        let batch: Vec<_> = rows.iter().map(|(key, time, n)| (keys[*key].0.as_str(), keys[*key].1, *time, *n)).collect();
+        assert!(gateway.write(&view, &batch).await.warnings.is_empty());
+        written.extend(rows);
+        let expected: Vec<Option<i64>> = (0..keys.len())
+            .map(|key| {
+                let due = written.iter().enumerate().filter(|(_, row)| row.0 == key && row.1 <= now);
+                due.max_by_key(|(place, row)| (row.1, *place)).map(|(_, row)| row.2)
+            })
+            .collect();
+        assert_eq!(gateway.lookup(&view, &keys).await, expected, "seed {seed} step {step}");
+        if step % 10 == 9 {
+            let started = Gateway::over(&root, fresh(), now);
+            started.ingest.catch_up(&registry(&view)).await.unwrap();
+            assert!(started.online.is_ready(view.id));
+            assert_eq!(started.lookup(&view, &keys).await, expected, "seed {seed} step {step}, started anew");
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_agrees_with_brute_force() {
+    for seed in 0..4 {
+        agrees_with_brute_force(Arc::new(MemoryStore::new()), || Arc::new(MemoryStore::new()), seed).await;
+    }
+}
+
+#[tokio::test]
+async fn redis_agrees_with_brute_force() {
+    let server = RedisServer::start();
+    let connect = |id: u128| RedisStore::connect(&server.url(), StoreId(Uuid::from_u128(id))).unwrap();
+    for seed in 0..4 {
+        let id = u128::from(seed);
+        // A gateway that starts beside the first finds its rows; one on a Redis of its own builds them.
+        agrees_with_brute_force(Arc::new(connect(id)), || Arc::new(connect(id)), seed).await;
+        agrees_with_brute_force(Arc::new(connect(100 + id)), || Arc::new(connect(Uuid::new_v4().as_u128())), 10 + seed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_never_came_online_is_replayed() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let store: Arc<dyn OnlineStore> = Arc::new(MemoryStore::new());
+    let gateway = Gateway::over(&root, store.clone(), 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    gateway.write(&view, &[("x", 1, 900, 1)]).await;
+    // A gateway dies between append and apply, with a row that is due and one that is not.
+    let dead = gateway.valid(&view, &[("x", 1, 950, 2), ("y", 1, 2000, 3)]).stored(at(1001), 0).unwrap();
+    gateway.offline.append(Dataset::History(view.id), dead, at(1001)).await.unwrap();
+    // Another gateway's commit after the gap does not move the applied version over it.
+    gateway.write(&view, &[("z", 1, 960, 4)]).await;
+    assert_eq!(store.applied(view.id).await.unwrap(), Some(DatasetVersion(2)));
+    let keys = [("x".to_owned(), 1), ("y".to_owned(), 1), ("z".to_owned(), 1)];
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(1), None, Some(4)]);
+    gateway.ingest.catch_up(&registry(&view)).await.unwrap();
+    assert_eq!(store.applied(view.id).await.unwrap(), Some(DatasetVersion(4)));
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(2), None, Some(4)]);
+    gateway.clock.set(at(2000)).unwrap();
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(2), Some(3), Some(4)]);
+}
+
+#[tokio::test]
+async fn rows_that_fell_due_while_no_gateway_ran_are_applied_at_start() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let store: Arc<dyn OnlineStore> = Arc::new(MemoryStore::new());
+    let gateway = Gateway::over(&root, store.clone(), 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    gateway.write(&view, &[("x", 1, 900, 1), ("x", 1, 1500, 2), ("x", 1, 3000, 3)]).await;
+    drop(gateway);
+    // The store outlived the gateway, as Redis does; the rows that waited did not.
+    let started = Gateway::over(&root, store, 2000);
+    started.ingest.catch_up(&registry(&view)).await.unwrap();
+    let key = [("x".to_owned(), 1)];
+    assert_eq!(started.lookup(&view, &key).await, [Some(2)]);
+    started.clock.set(at(3000)).unwrap();
+    assert_eq!(started.lookup(&view, &key).await, [Some(3)]);
+}
+
+#[tokio::test]
+async fn a_clock_set_back_takes_rows_of_the_future_out_again() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Gateway::over(&root, Arc::new(MemoryStore::new()), 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    gateway.write(&view, &[("x", 1, 900, 1), ("x", 1, 1500, 2)]).await;
+    let key = [("x".to_owned(), 1)];
+    gateway.clock.set(at(1600)).unwrap();
+    gateway.ingest.catch_up(&registry(&view)).await.unwrap();
+    assert_eq!(gateway.lookup(&view, &key).await, [Some(2)]);
+    gateway.clock.set(at(1200)).unwrap();
+    gateway.online.set_all_unready();
+    assert!(!gateway.online.is_ready(view.id));
+    gateway.ingest.catch_up(&registry(&view)).await.unwrap();
+    assert!(gateway.online.is_ready(view.id));
+    assert_eq!(gateway.lookup(&view, &key).await, [Some(1)]);
+}
+
+#[tokio::test]
+async fn a_redis_that_went_away_costs_a_warning_and_is_caught_up() {
+    let mut server = RedisServer::start();
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let store = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap());
+    let gateway = Gateway::over(&root, store, 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    gateway.write(&view, &[("x", 1, 900, 1)]).await;
+    server.stop();
+    let written = gateway.write(&view, &[("x", 1, 950, 2)]).await;
+    assert_eq!((written.rows, written.warnings.len()), (1, 1));
+    assert!(!gateway.online.is_ready(view.id));
+    assert!(gateway.ingest.catch_up(&registry(&view)).await.is_err());
+    server.start_again();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while gateway.ingest.catch_up(&registry(&view)).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "never caught up");
+    }
+    assert!(gateway.online.is_ready(view.id));
+    assert_eq!(gateway.lookup(&view, &[("x".to_owned(), 1)]).await, [Some(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writes_share_commits() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Arc::new(Gateway::over(&root, Arc::new(MemoryStore::new()), 1000));
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    let writers: Vec<_> = (0..200_i64)
+        .map(|writer| {
+            let (gateway, view) = (gateway.clone(), view.clone());
+            tokio::spawn(async move { gateway.write(&view, &[("x", writer, 900, writer)]).await })
+        })
+        .collect();
+    for writer in writers {
+        assert_eq!(writer.await.unwrap().rows, 1);
+    }
+    let latest = gateway.offline.latest(Dataset::History(view.id)).await.unwrap();
+    assert!(latest.version.0 < 100, "{} commits for 200 writes", latest.version.0 - 1);
+    assert_eq!(gateway.online.store().applied(view.id).await.unwrap(), Some(latest.version));
+    let keys: Vec<_> = (0..200).map(|b| ("x".to_owned(), b)).collect();
+    assert_eq!(gateway.lookup(&view, &keys).await, (0..200).map(Some).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_row_whose_writer_went_away_is_written_all_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Gateway::over(&root, Arc::new(MemoryStore::new()), 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    {
+        let write = gateway.ingest.write(vec![gateway.valid(&view, &[("x", 1, 900, 1)])]);
+        let mut write = Box::pin(write);
+        assert!(futures::poll!(write.as_mut()).is_pending());
+    }
+    // The next write waits for the committer that the first one started.
+    gateway.write(&view, &[("x", 2, 900, 2)]).await;
+    let keys = [("x".to_owned(), 1), ("x".to_owned(), 2)];
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(1), Some(2)]);
+}
+
+#[tokio::test]
+async fn tables_take_rows_as_they_are() {
+    let root = tempfile::tempdir().unwrap();
+    let gateway = Gateway::over(&root, Arc::new(MemoryStore::new()), 1000);
+    let column = |name: &str, nullable| Column { name: name.into(), data_type: SqlType::BigInt, nullable, comment: None };
+    let columns = vec![column("a", false), column("b", true)];
+    let table = Table { id: ObjectId(16_400), name: "t".into(), columns, source: TableSource::Stored, comment: None };
+    let target = Target::Table(Arc::new(table));
+    gateway.ingest.create(&target).await.unwrap();
+    let rows = |column: &str| RecordBatch::try_from_iter([(column, Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]).unwrap();
+    let valid = gateway.ingest.validate(&target, &rows("a"), at(1000), "UTC").unwrap();
+    gateway.ingest.write(vec![valid.clone(), valid]).await.unwrap();
+    let error = gateway.ingest.validate(&target, &rows("b"), at(1000), "UTC").unwrap_err();
+    assert_eq!(error.code(), SqlState::NotNullViolation);
+    let dataset = Dataset::Table(ObjectId(16_400));
+    let latest = gateway.offline.latest(dataset).await.unwrap();
+    assert_eq!(latest.version, DatasetVersion(2));
+    let scan = Scan { columns: vec!["a".into()], ..Scan::default() };
+    let batches: Vec<_> = gateway.offline.scan(dataset, latest.version, scan).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 4);
+    gateway.ingest.remove(&target).await.unwrap();
+    assert!(gateway.offline.latest(dataset).await.is_err());
+}
+
+/// Validates one column `x` of a view with the key (a, b), a feature x of type `to`, and a `CHECK` on it.
+fn assign(to: SqlType, check: Option<&str>, field: Field, column: ArrayRef) -> Result<ArrayRef> {
+    let root = tempfile::tempdir().unwrap();
+    let gateway = Gateway::over(&root, Arc::new(MemoryStore::new()), 1000);
+    let view = view(1, vec![feature("x", to, check)]);
+    let keys: ArrayRef = Arc::new(StringArray::from_iter_values((0..column.len()).map(|row| row.to_string())));
+    let fields = vec![SqlType::Text.field("a", true), SqlType::BigInt.field("b", true), field.with_name("x")];
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..column.len() as i64));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![keys, numbers, column]).unwrap();
+    let valid = gateway.ingest.validate(&Target::View(view), &rows, at(1000), "Europe/Berlin")?;
+    assert_eq!(valid.rows.column(2).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0), 1000);
+    Ok(valid.rows.column(3).clone())
+}
+
+fn text(values: &[&str]) -> (Field, ArrayRef) {
+    (SqlType::Text.field("x", true), Arc::new(StringArray::from(values.to_vec())))
+}
+
+#[test]
+fn values_are_assigned_as_in_postgresql() {
+    let doubles =
+        |values: &[f64]| (SqlType::DoublePrecision.field("x", true), Arc::new(Float64Array::from(values.to_vec())) as ArrayRef);
+    let check = |to: SqlType, (field, column): (Field, ArrayRef), expected: &[&str]| {
+        let assigned = assign(to.clone(), None, field, column).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!(assigned.data_type(), &to.arrow());
+        let shown: Vec<_> =
+            (0..assigned.len()).map(|row| arrow::util::display::array_value_to_string(&assigned, row).unwrap()).collect();
+        assert_eq!(shown, expected, "{to}");
+    };
+    check(SqlType::Integer, doubles(&[0.5, 1.5, -2.5, 2147483647.4]), &["0", "2", "-2", "2147483647"]);
+    check(SqlType::Numeric { precision: 5, scale: 2 }, doubles(&[0.125, -0.125, 999.994]), &["0.13", "-0.13", "999.99"]);
+    check(SqlType::Text, doubles(&[1.5]), &["1.5"]);
+    check(SqlType::BigInt, text(&["42", " -7 "]), &["42", "-7"]);
+    check(
+        SqlType::TimestampTz,
+        text(&["2013-07-01 12:00", "2013-01-01 12:00Z"]),
+        &["2013-07-01T10:00:00Z", "2013-01-01T12:00:00Z"],
+    );
+    let local = TimestampMicrosecondArray::from(vec![1_372_680_000_000_000]);
+    check(SqlType::TimestampTz, (SqlType::Timestamp.field("x", true), Arc::new(local.clone())), &["2013-07-01T10:00:00Z"]);
+    let instant = (SqlType::TimestampTz.field("x", true), Arc::new(local.with_timezone("UTC")) as ArrayRef);
+    check(SqlType::Timestamp, instant.clone(), &["2013-07-01T14:00:00"]);
+    check(SqlType::Date, instant, &["2013-07-01"]);
+    check(SqlType::Vector(3), text(&["{1,2,3}"]), &["[1.0, 2.0, 3.0]"]);
+    check(SqlType::Uuid, text(&["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"]), &["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]);
+    let nothing = (
+        Field::new("x", arrow::datatypes::DataType::Null, true),
+        arrow::array::new_null_array(&arrow::datatypes::DataType::Null, 1),
+    );
+    check(SqlType::Date, nothing, &[""]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_row_and_column() {
+    let check =
+        |to: SqlType, check: Option<&str>, (field, column): (Field, ArrayRef), code: SqlState, message: &str, detail: &str| {
+            let error = assign(to, check, field, column).unwrap_err();
+            assert_eq!((error.code(), error.message()), (code, message));
+            assert_eq!(error.detail_text(), Some(detail), "{message}");
+        };
+    let integers = |values: &[i32]| (SqlType::Integer.field("x", true), Arc::new(Int32Array::from(values.to_vec())) as ArrayRef);
+    let range = SqlState::NumericValueOutOfRange;
+    check(SqlType::SmallInt, None, integers(&[1, 40_000]), range, "smallint out of range", "Row 2, column \"x\".");
+    let wide = (SqlType::DoublePrecision.field("x", true), Arc::new(Float64Array::from(vec![1e300])) as ArrayRef);
+    check(SqlType::BigInt, None, wide.clone(), range, "bigint out of range", "Row 1, column \"x\".");
+    check(SqlType::Real, None, wide, range, "value out of range: overflow", "Row 1, column \"x\".");
+    check(
+        SqlType::Numeric { precision: 4, scale: 2 },
+        None,
+        integers(&[99, 100]),
+        range,
+        "numeric field overflow",
+        "A field with precision 4, scale 2 must round to an absolute value less than 10^2.",
+    );
+    let bad = SqlState::InvalidTextRepresentation;
+    check(SqlType::BigInt, None, text(&["1", "x"]), bad, "invalid input syntax for type bigint: \"x\"", "Row 2, column \"x\".");
+    check(
+        SqlType::Integer,
+        Some("x > 0 AND b < 1"),
+        integers(&[1, 1]),
+        SqlState::CheckViolation,
+        "new row for relation \"v\" violates check constraint \"v_x_check\"",
+        "The failing row is row 2.",
+    );
+    let reals = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0]));
+    let list = ListArray::new(
+        SqlType::DoublePrecision.field_ref("item", true),
+        arrow::buffer::OffsetBuffer::from_lengths([1, 2]),
+        reals,
+        None,
+    );
+    let field = SqlType::Array(Box::new(SqlType::DoublePrecision)).field("x", true);
+    let wrong = (field, Arc::new(list) as ArrayRef);
+    check(SqlType::Vector(1), None, wrong, SqlState::DataException, "expected 1 elements, not 2", "Row 2, column \"x\".");
+    let boolean = assign(SqlType::Boolean, None, integers(&[1]).0, integers(&[1]).1).unwrap_err();
+    assert_eq!(boolean.message(), "column \"x\" is of type boolean but expression is of type integer");
+    assert!(Ingest::check_conditions(&view(1, vec![feature("x", SqlType::Integer, Some("y > 0"))])).is_err());
+    assert!(Ingest::check_conditions(&view(1, vec![feature("x", SqlType::Integer, Some("x + 1"))])).is_err());
+}
+
+#[test]
+fn keys_and_event_times_are_there() {
+    let root = tempfile::tempdir().unwrap();
+    let gateway = Gateway::over(&root, Arc::new(MemoryStore::new()), 1000);
+    let target = Target::View(plain_view());
+    let check = |columns: Vec<(&str, ArrayRef)>, code: SqlState, message: &str| {
+        let rows =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
+        let error = gateway.ingest.validate(&target, &rows, at(1000), "UTC").unwrap_err();
+        assert_eq!((error.code(), error.message()), (code, message));
+    };
+    let a = || ("a", Arc::new(StringArray::from(vec!["x"])) as ArrayRef);
+    let b = || ("b", Arc::new(Int64Array::from(vec![1])) as ArrayRef);
+    let time = |micros: Option<i64>| {
+        ("event_time", Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("UTC")) as ArrayRef)
+    };
+    let null = |column: &str| format!("null value in column \"{column}\" of relation \"v\" violates not-null constraint");
+    check(vec![a()], SqlState::NotNullViolation, &null("b"));
+    check(vec![a(), ("b", Arc::new(Int64Array::from(vec![None])))], SqlState::NotNullViolation, &null("b"));
+    check(vec![a(), b(), time(None)], SqlState::NotNullViolation, &null("event_time"));
+    let infinite = "an event time must be finite, and column \"event_time\" is an event time";
+    check(vec![a(), b(), time(Some(i64::MAX))], SqlState::DatetimeFieldOverflow, infinite);
+    check(vec![a(), b(), ("c", b().1)], SqlState::UndefinedColumn, "column \"c\" of relation \"v\" does not exist");
+    check(vec![a(), b(), b()], SqlState::DuplicateColumn, "column \"b\" specified more than once");
+}
