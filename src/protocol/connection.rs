@@ -179,7 +179,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Answers a message that could not be understood, as its kind wants.
     async fn refuse(&mut self, tag: u8, problem: Error) -> Result<(), Failure> {
         match tag {
-            _ if is_extended(tag) => Ok(self.fail_extended(&problem)?),
+            _ if is_extended(tag) => self.fail_extended(&problem).await,
             b'd' => Ok(()),
             _ => {
                 self.fail(&problem)?;
@@ -216,9 +216,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     async fn simple_query(&mut self, text: &str) -> Result<(), Failure> {
         self.extended.end_unnamed();
+        // A pipeline that was not ended by `Sync` ends here.
+        if self.extended.take_joined() {
+            self.end_implicit().await?;
+        }
         match self.run_script(text).await {
             Ok(()) => {}
-            Err(Failure::Statement(error)) => self.fail(&error)?,
+            Err(Failure::Statement(error)) => {
+                self.fail(&error)?;
+                // Whatever the statements were joined into is over: the next query starts anew.
+                self.end_implicit().await?;
+            }
             Err(other) => return Err(other),
         }
         self.extended.end_of_transaction(self.session.transaction());
@@ -254,6 +262,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             guard(&self.registration.switch, deadline, self.session.end_implicit()).await?;
         }
         Ok(())
+    }
+
+    /// Ends an implicit transaction: commits it, or clears away what is left of one that failed. An error is told.
+    pub(super) async fn end_implicit(&mut self) -> Result<(), Failure> {
+        let deadline = self.start_statement();
+        match guard(&self.registration.switch, deadline, self.session.end_implicit()).await {
+            Err(Failure::Statement(error)) => Ok(self.fail(&error)?),
+            other => other,
+        }
     }
 
     /// Sends an answer whole, its columns first.

@@ -75,6 +75,11 @@ impl Extended {
         self.portals.remove("");
     }
 
+    /// Whether there is a pipeline to end; from now on there is none.
+    pub(super) fn take_joined(&mut self) -> bool {
+        std::mem::take(&mut self.joined)
+    }
+
     /// Portals live as long as their transaction.
     pub(super) fn end_of_transaction(&mut self, status: TransactionStatus) {
         if status == TransactionStatus::Idle {
@@ -126,27 +131,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             other => Err(Error::internal(format!("{other:?} is not of the extended protocol")).into()),
         };
         match outcome {
-            Err(Failure::Statement(error)) => Ok(self.fail_extended(&error)?),
+            Err(Failure::Statement(error)) => self.fail_extended(&error).await,
             other => other,
         }
     }
 
-    /// Tells the client of an error, and passes over everything up to `Sync`.
-    pub(super) fn fail_extended(&mut self, error: &Error) -> Result<()> {
+    /// Tells the client of an error, at once, and passes over everything up to `Sync`: there are clients that send it only
+    /// when they have read the error.
+    pub(super) async fn fail_extended(&mut self, error: &Error) -> Result<(), Failure> {
         self.extended.skipping = true;
-        self.extended.joined = false;
-        self.fail(error)
+        self.fail(error)?;
+        self.wire.flush().await
     }
 
     /// Ends a pipeline: commits it, if it was more than one statement, and answers everything at once.
     pub(super) async fn sync(&mut self) -> Result<(), Failure> {
         self.extended.skipping = false;
-        if std::mem::take(&mut self.extended.joined) {
-            let deadline = self.start_statement();
-            match guard(&self.registration.switch, deadline, self.session.end_implicit()).await {
-                Err(Failure::Statement(error)) => self.fail(&error)?,
-                other => other?,
-            }
+        // Also after an error: it rolled back what was joined, and ends it no less than a commit does.
+        if self.extended.take_joined() {
+            self.end_implicit().await?;
         }
         self.extended.end_of_transaction(self.session.transaction());
         self.ready()?;

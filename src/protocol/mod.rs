@@ -17,6 +17,8 @@ mod decode;
 mod encode;
 mod extended;
 mod frontend;
+#[cfg(test)]
+mod fuzz;
 mod rows;
 mod startup;
 mod wire;

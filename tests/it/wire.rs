@@ -231,3 +231,109 @@ fn after_an_error_a_pipeline_is_skipped_to_its_sync() {
     assert_eq!(answer.iter().map(|message| message.0).collect::<Vec<_>>(), b"EZ");
     raw.works();
 }
+
+/// After a script or a pipeline that failed, a statement is a transaction of its own again: what it acknowledges, others see.
+#[test]
+fn after_a_failed_script_or_pipeline_statements_commit_by_themselves() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let (mut writer, mut reader) = (Raw::login(gateway.address()), Raw::login(gateway.address()));
+    assert_eq!(error(&writer.query(b"CREATE TABLE kept (n bigint)")), None);
+    let fail_a_script = |raw: &mut Raw| raw.query(b"SELECT 1; SELECT nothing; SELECT 2");
+    let fail_a_pipeline = |raw: &mut Raw| {
+        for sql in ["SELECT 1", "SELECT nothing", "SELECT 2"] {
+            raw.message(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+            raw.message(b'B', BIND);
+            raw.message(b'E', b"\0\0\0\0\0");
+        }
+        raw.message(b'S', b"");
+        raw.until_ready()
+    };
+    for before in 0..2 {
+        let failed = if before == 0 { fail_a_script(&mut writer) } else { fail_a_pipeline(&mut writer) };
+        assert_eq!(error(&failed).map(|error| error.0).as_deref(), Some("42703"));
+        assert_eq!(error(&writer.query(b"INSERT INTO kept VALUES (1)")), None);
+        assert_eq!(rows(&reader.query(b"SELECT n FROM kept")), before + 1);
+    }
+}
+
+/// The process number and secret among the messages of a login.
+fn cancel_key(login: &[Message]) -> Vec<u8> {
+    login.iter().find(|message| message.0 == b'K').unwrap().1.clone()
+}
+
+#[test]
+fn a_cancel_request_ends_what_runs_and_leaves_the_connection() {
+    let gateway = Setup::new(Online::Embedded).start();
+    for statement in ["SELECT count(*) FROM generate_series(1, 100000000000)", "SELECT * FROM generate_series(1, 100000000000)"] {
+        let mut raw = Raw::connect(gateway.address());
+        let mut body = 196_608_u32.to_be_bytes().to_vec();
+        body.extend(b"user\0tester\0\0");
+        raw.bytes(&[&(u32::try_from(body.len()).unwrap() + 4).to_be_bytes()[..], &body].concat());
+        let key = cancel_key(&raw.until_ready());
+        raw.message(b'Q', &[statement.as_bytes(), b"\0"].concat());
+        // A cancel that comes before its statement does nothing, so it is sent until the answer is there.
+        let address = gateway.address();
+        let (answered, is_answered) = std::sync::mpsc::channel::<()>();
+        let canceller = std::thread::spawn(move || {
+            while is_answered.recv_timeout(Duration::from_millis(100)).is_err() {
+                let mut cancel = Raw::connect(address);
+                cancel.bytes(&[&16_u32.to_be_bytes()[..], &80_877_102_u32.to_be_bytes(), &key].concat());
+                let mut rest = Vec::new();
+                cancel.0.read_to_end(&mut rest).unwrap();
+                assert_eq!(rest, b"", "a cancel request is never answered");
+            }
+        });
+        let answer = raw.until_ready();
+        answered.send(()).unwrap();
+        canceller.join().unwrap();
+        assert_eq!(error(&answer).map(|error| error.0).as_deref(), Some("57014"), "{statement}");
+        raw.works();
+    }
+}
+
+#[test]
+fn a_portal_gives_its_rows_in_parts() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let mut raw = Raw::login(gateway.address());
+    raw.message(b'P', &[b"\0", THREE.as_bytes(), b"\0\0\0"].concat());
+    raw.message(b'B', BIND);
+    for rows_max in [2_i32, 1, 5, 5] {
+        raw.message(b'E', &[&b"\0"[..], &rows_max.to_be_bytes()].concat());
+    }
+    raw.message(b'S', b"");
+    let kinds: Vec<u8> = raw.until_ready().into_iter().map(|message| message.0).collect();
+    assert_eq!(kinds, b"12DDsDsCCZ");
+    // The portal ended with its transaction.
+    raw.message(b'E', b"\0\0\0\0\0");
+    raw.message(b'S', b"");
+    assert_eq!(error(&raw.until_ready()).map(|error| error.0).as_deref(), Some("34000"));
+}
+
+/// There are clients (asyncpg) that send `Flush` instead of `Sync`, and `Sync` only once they have read the error.
+#[test]
+fn an_error_is_told_before_its_sync() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let mut raw = Raw::login(gateway.address());
+    raw.message(b'P', b"\0SELECT nothing\0\0\0");
+    raw.message(b'D', b"S\0");
+    raw.message(b'H', b"");
+    let mut kind = [0];
+    raw.0.read_exact(&mut kind).unwrap();
+    assert_eq!(kind, *b"E");
+    raw.message(b'S', b"");
+    let mut length = [0; 4];
+    raw.0.read_exact(&mut length).unwrap();
+    raw.0.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize - 4]).unwrap();
+    assert_eq!(raw.until_ready().len(), 1);
+    raw.works();
+}
+
+#[test]
+fn a_message_may_arrive_a_byte_at_a_time() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let mut raw = Raw::login(gateway.address());
+    for byte in b"Q\0\0\0\x0dSELECT 1\0" {
+        raw.bytes(&[*byte]);
+    }
+    assert_eq!(rows(&raw.until_ready()), 1);
+}

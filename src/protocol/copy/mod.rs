@@ -18,7 +18,7 @@ use crate::error::{Error, SqlState};
 use crate::parser::CopyFormat;
 use crate::session::CopyIn;
 
-use read::CopyReader;
+pub(super) use read::CopyReader;
 pub(super) use write::CopyWriter;
 
 fn message_format(format: CopyFormat) -> Format {

@@ -23,7 +23,7 @@ const BATCH_ROWS: usize = 8192;
 const SHOWN_CHARS_MAX: usize = 100;
 
 /// Builds batches from the data of one `COPY … FROM STDIN`.
-pub(super) struct CopyReader {
+pub(crate) struct CopyReader {
     schema: SchemaRef,
     rows: Rows,
     batches: Vec<RecordBatch>,
@@ -36,7 +36,7 @@ enum Rows {
 
 impl CopyReader {
     /// A reader of rows of `copy`'s columns. A line, or a binary row, may have `row_bytes_max` bytes.
-    pub(super) fn new(copy: &CopyIn, zone: Zone, row_bytes_max: usize) -> Result<Self> {
+    pub(crate) fn new(copy: &CopyIn, zone: Zone, row_bytes_max: usize) -> Result<Self> {
         let columns = copy.columns.fields().iter().map(|field| {
             let sql_type = SqlType::of_field(field);
             let sql_type = sql_type.ok_or_else(|| Error::unsupported(format!("COPY into column \"{}\"", field.name())))?;
@@ -56,8 +56,9 @@ impl CopyReader {
     }
 
     /// Takes a piece of the data, cut anywhere.
-    pub(super) fn feed(&mut self, data: &[u8]) -> Result<()> {
+    pub(crate) fn feed(&mut self, data: &[u8]) -> Result<()> {
         match &mut self.rows {
+            Rows::Lines(lines) if lines.ended => {}
             Rows::Lines(lines) => lines.lines.feed(data),
             Rows::Binary(binary) => binary.feed(data),
         }
@@ -78,7 +79,7 @@ impl CopyReader {
     }
 
     /// All rows; an error if the data ends in the middle of one.
-    pub(super) fn finish(mut self) -> Result<Vec<RecordBatch>> {
+    pub(crate) fn finish(mut self) -> Result<Vec<RecordBatch>> {
         match &mut self.rows {
             Rows::Lines(lines) => lines.end()?,
             Rows::Binary(binary) => binary.end()?,
@@ -173,6 +174,9 @@ impl LineRows {
 
     fn read(&mut self, rows_max: usize) -> Result<More> {
         while self.rows < rows_max {
+            if self.ended {
+                return Ok(More::NeedsData);
+            }
             let line = self.lines.next().map_err(|error| self.in_line(error))?;
             match line {
                 Some(line) => self.take_line(line)?,
@@ -183,14 +187,14 @@ impl LineRows {
     }
 
     fn end(&mut self) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         let line = self.lines.last().map_err(|error| self.in_line(error))?;
         line.map_or(Ok(()), |line| self.take_line(line))
     }
 
     fn take_line(&mut self, line: Range<usize>) -> Result<()> {
-        if self.ended {
-            return Ok(());
-        }
         if std::mem::take(&mut self.header) {
             return Ok(());
         }

@@ -21,11 +21,14 @@ pub(crate) struct CopyWriter {
     options: CopyOptions,
     style: TextStyle,
     value: BytesMut,
+    /// Whether the signature is still to be written: it shares the message of whatever comes first, as in PostgreSQL, and
+    /// clients rely on that.
+    unsigned: bool,
 }
 
 impl CopyWriter {
     pub(crate) fn new(schema: &Schema, options: &CopyOptions, style: TextStyle) -> Result<Self> {
-        Ok(Self { columns: columns_of(schema)?, options: options.clone(), style, value: BytesMut::new() })
+        Ok(Self { columns: columns_of(schema)?, options: options.clone(), style, value: BytesMut::new(), unsigned: true })
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -36,16 +39,10 @@ impl CopyWriter {
         TypedBatch::new(batch, &self.columns)
     }
 
-    /// Writes what stands before the rows: a header line, or the signature.
+    /// Writes the header line, where one is wanted.
     pub(crate) fn begin(&self, out: &mut BytesMut) -> Result<()> {
         match self.options.format {
-            CopyFormat::Binary => message(out, |out| {
-                out.extend_from_slice(SIGNATURE);
-                // No flags, no extension.
-                out.put_i32(0);
-                out.put_i32(0);
-                Ok(())
-            }),
+            CopyFormat::Binary => Ok(()),
             CopyFormat::Text | CopyFormat::Csv if self.options.header => message(out, |out| {
                 for (index, column) in self.columns.iter().enumerate() {
                     self.put_value(index, column.name.as_bytes(), out);
@@ -59,7 +56,11 @@ impl CopyWriter {
 
     pub(crate) fn write_row(&mut self, batch: &TypedBatch, row: usize, out: &mut BytesMut) -> Result<()> {
         if self.options.format == CopyFormat::Binary {
-            return message(out, |out| batch.write_fields(row, &Formats::All(Format::Binary), self.style, out));
+            let unsigned = std::mem::take(&mut self.unsigned);
+            return message(out, |out| {
+                put_signature(unsigned, out);
+                batch.write_fields(row, &Formats::All(Format::Binary), self.style, out)
+            });
         }
         let mut value = std::mem::take(&mut self.value);
         let written = message(out, |out| {
@@ -85,6 +86,7 @@ impl CopyWriter {
     pub(crate) fn end(&self, out: &mut BytesMut) -> Result<()> {
         match self.options.format {
             CopyFormat::Binary => message(out, |out| {
+                put_signature(self.unsigned, out);
                 out.put_i16(TRAILER);
                 Ok(())
             }),
@@ -140,6 +142,15 @@ impl CopyWriter {
             out.put_u8(*byte);
         }
         out.put_u8(quote);
+    }
+}
+
+/// The signature, with no flags and no extension.
+fn put_signature(unsigned: bool, out: &mut BytesMut) {
+    if unsigned {
+        out.extend_from_slice(SIGNATURE);
+        out.put_i32(0);
+        out.put_i32(0);
     }
 }
 

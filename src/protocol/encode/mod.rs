@@ -2,6 +2,8 @@
 //! allocation.
 
 mod binary;
+#[cfg(test)]
+mod golden;
 mod text;
 
 use std::sync::Arc;

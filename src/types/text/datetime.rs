@@ -11,6 +11,9 @@ const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 const DAY_MIN: i64 = -2_440_588;
 const DAY_MAX: i64 = 2_147_483_493 - 2_440_588;
 
+/// No type knows a later year, or one further before Christ.
+const YEAR_MAX: i64 = 6_000_000;
+
 /// Reads an instant; without a zone of its own it is read in `time_zone` (an IANA name or an offset). Microseconds since
 /// 1970-01-01 UTC; `22007` if it is none, `22008` if it is out of range.
 pub fn parse_instant(text: &str, time_zone: &str) -> Result<i64> {
@@ -112,7 +115,7 @@ impl Fields {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         match rest.as_bytes().get(digits) {
             Some(b':') => self.read_time(rest, text, type_name),
-            Some(b'-' | b'/') if self.date.is_none() && self.month_name.is_none() => self.read_date(rest, text, type_name),
+            Some(b'-' | b'/' | b'.') if self.date.is_none() && self.month_name.is_none() => self.read_date(rest, text, type_name),
             _ => {
                 let number = rest[..digits].parse().map_err(|_| field_out_of_range(text))?;
                 match (digits, self.date, self.month_name) {
@@ -125,10 +128,10 @@ impl Fields {
         }
     }
 
-    /// Three parts joined by `-` or `/`: year first if it has more than two digits, else the month (`DateStyle` is MDY).
+    /// Three parts joined by `-`, `/` or `.`: year first if it has more than two digits, else the month (`DateStyle` is MDY).
     fn read_date<'a>(&mut self, rest: &'a str, text: &str, type_name: &'static str) -> Result<&'a str> {
         let bad = || syntax(type_name, text);
-        let separator = if rest.bytes().find(|byte| !byte.is_ascii_digit()) == Some(b'-') { '-' } else { '/' };
+        let separator = rest.chars().find(|c| !c.is_ascii_digit()).ok_or_else(bad)?;
         let mut parts = rest.splitn(3, separator);
         let (Some(first), Some(second), Some(tail)) = (parts.next(), parts.next(), parts.next()) else { return Err(bad()) };
         let third_digits = tail.bytes().take_while(u8::is_ascii_digit).count();
@@ -197,7 +200,10 @@ impl Fields {
             "bc" => self.before_christ = true,
             "am" => self.afternoon = Some(false),
             "pm" => self.afternoon = Some(true),
-            "epoch" => self.epoch = true,
+            "epoch" => {
+                self.epoch = true;
+                self.zone = Some(Zone::Utc);
+            }
             "infinity" | "inf" => return Err(infinite(text)),
             "now" | "today" | "tomorrow" | "yesterday" | "allballs" => {
                 return Err(Error::unsupported(format!("the instant \"{word}\" in a literal")).hint("Use now() or current_date."));
@@ -267,11 +273,11 @@ impl Fields {
             return Err(field_out_of_range(text).hint("Perhaps you need a different \"datestyle\" setting."));
         }
         let year = if self.before_christ { 1 - written } else { written };
+        if written > YEAR_MAX {
+            return Err(out_of_range("date", text));
+        }
         if written < 1 || day > days_in_month(year, month) {
             return Err(field_out_of_range(text));
-        }
-        if year > 6_000_000 {
-            return Err(out_of_range("date", text));
         }
         Ok(Some(days_from_civil(year, month, day)))
     }
@@ -310,15 +316,11 @@ fn full_year(year: i64, digits: usize) -> i64 {
     }
 }
 
+/// A fraction of a second in microseconds; what is below one is rounded as PostgreSQL does, by way of a float.
 fn fraction_micros(digits: &str) -> i64 {
-    let mut micros = 0;
-    for place in digits.bytes().chain(std::iter::repeat(b'0')).take(6) {
-        micros = micros * 10 + i64::from(place - b'0');
-    }
-    match digits.as_bytes().get(6) {
-        Some(b'5'..=b'9') => micros + 1,
-        _ => micros,
-    }
+    let fraction: f64 = format!("0.{digits}").parse().unwrap_or(0.0);
+    // At most a million, and so exact.
+    (fraction * MICROS_PER_SECOND as f64).round_ties_even() as i64
 }
 
 const MONTHS: [&str; 12] =

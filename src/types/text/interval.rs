@@ -248,13 +248,10 @@ fn unit_of(word: &str) -> Option<Unit> {
 /// ISO 8601: designators (`1Y2M3DT4H5M6S`, `2W`) or the alternative form (`0001-02-03T04:05:06`).
 fn read_iso(text: &str) -> Result<Sum, Problem> {
     let (date, time) = match text.split_once('T') {
-        Some((_, "")) => return Err(Problem::Syntax),
         Some((date, time)) => (date, time),
+        None if text.is_empty() => return Err(Problem::Syntax),
         None => (text, ""),
     };
-    if date.is_empty() && time.is_empty() {
-        return Err(Problem::Syntax);
-    }
     let mut sum = Sum::default();
     match date.split('-').collect::<Vec<_>>().as_slice() {
         [years, months, days] if !years.is_empty() => {

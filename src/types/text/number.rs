@@ -103,8 +103,7 @@ pub fn parse_decimal(text: &str, precision: u8, scale: i8) -> Result<i128> {
     let written = i64::try_from(whole.len()).unwrap_or(i64::MAX);
     let kept = written.saturating_add(i64::from(exponent)).saturating_add(i64::from(scale));
     let mut value: i128 = 0;
-    for (place, digit) in (0_i64..).zip(digits()).take_while(|(place, _)| *place < kept) {
-        let _ = place;
+    for (_, digit) in (0_i64..).zip(digits()).take_while(|(place, _)| *place < kept) {
         value = value.checked_mul(10).and_then(|value| value.checked_add(digit)).ok_or_else(limit)?;
     }
     let available = i64::try_from(whole.len() + fraction.len()).unwrap_or(i64::MAX);
@@ -114,7 +113,7 @@ pub fn parse_decimal(text: &str, precision: u8, scale: i8) -> Result<i128> {
         }
     }
     if kept >= 0 && digits().nth(usize::try_from(kept).unwrap_or(usize::MAX)).is_some_and(|next| next >= 5) {
-        value += 1;
+        value = value.checked_add(1).ok_or_else(limit)?;
     }
     if value >= 10_i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX) {
         return Err(limit());
