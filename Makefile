@@ -9,10 +9,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The demo is built like a debug build, its libraries optimised a little: some ten minutes on two cores, where a release build
+# The demo is built like a debug build, its libraries optimised a little: some twenty minutes on two cores, where a release build
 # takes over half an hour. Servers and benchmarks want `cargo build --release`.
 demo: tools-build ## New York's flights and weather of 2013, a guided session; then goes on serving (Ctrl-C ends it)
-	@test -x $(TARGET)/debug/tidegate || echo "building Tidegate and its libraries: about ten minutes on two cores, this first time only"
+	@test -x $(TARGET)/debug/tidegate || echo "building Tidegate and its libraries: about twenty minutes on two cores, this first time only"
 	@$(CARGO) build --locked
 	@$(TARGET)/debug/tidegate demo
 
