@@ -16,50 +16,19 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{StreamExt, TryStreamExt};
 
 use super::as_of_match::{Matches, find_matches};
+use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction};
 use super::batches::{as_type, batch_of};
-use super::source::DatasetReader;
 use super::spine::Slots;
 use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
-use crate::registry::FeatureView;
 use crate::types::SqlType;
-
-/// What becomes of left rows without a match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AsOfKind {
-    /// They stay, with NULLs.
-    Left,
-    /// They drop.
-    Inner,
-}
-
-/// One view of an as-of join.
-#[derive(Clone, Debug)]
-pub struct AsOfView {
-    /// The view.
-    pub view: Arc<FeatureView>,
-    /// Its history.
-    pub reader: DatasetReader,
-    /// The entity keys, in the view's order and types, over the left side.
-    pub keys: Vec<Arc<dyn PhysicalExpr>>,
-    /// The instant, over the left side.
-    pub instant: Arc<dyn PhysicalExpr>,
-    /// The columns given, by place among the view's.
-    pub columns: Vec<usize>,
-    /// The fields they are given under.
-    pub fields: Vec<Arc<Field>>,
-    /// A further condition, judged on the chosen row: over the left side, the views before, and this view's columns.
-    pub condition: Option<Arc<dyn PhysicalExpr>>,
-    /// What becomes of left rows without a match.
-    pub kind: AsOfKind,
-}
 
 /// Joins every left row with the row of each view that answered at the left row's instant. Left rows keep their order. The
 /// left side is collected; history is streamed, in any order, at most twice a view.
 #[derive(Debug)]
 pub struct AsOfJoinExec {
     spine: Arc<dyn ExecutionPlan>,
-    views: Arc<Vec<AsOfView>>,
+    sides: Arc<Vec<AsOfSide>>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -67,12 +36,12 @@ pub struct AsOfJoinExec {
 
 impl AsOfJoinExec {
     /// A join of `spine` with `views`, one after the other.
-    pub fn new(spine: Arc<dyn ExecutionPlan>, views: Vec<AsOfView>) -> Self {
+    pub fn new(spine: Arc<dyn ExecutionPlan>, sides: Vec<AsOfSide>) -> Self {
         let mut fields: Vec<Arc<Field>> = spine.schema().fields().to_vec();
-        fields.extend(views.iter().flat_map(|view| view.fields.iter().cloned()));
+        fields.extend(sides.iter().flat_map(|view| view.fields.iter().cloned()));
         let schema = Arc::new(Schema::new(fields));
         let properties = one_stream(&schema, EmissionType::Final);
-        Self { spine, views: Arc::new(views), schema, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { spine, sides: Arc::new(sides), schema, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 
     /// The left side.
@@ -80,21 +49,24 @@ impl AsOfJoinExec {
         &self.spine
     }
 
-    /// The views.
-    pub fn views(&self) -> &[AsOfView] {
-        &self.views
+    /// The right sides.
+    pub fn sides(&self) -> &[AsOfSide] {
+        &self.sides
     }
 }
 
 impl DisplayAs for AsOfJoinExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, item: &dyn Fn(&AsOfView) -> String| {
-            f.write_str(&self.views.iter().map(item).collect::<Vec<_>>().join(", "))
+        let list = |f: &mut fmt::Formatter<'_>, item: &dyn Fn(&AsOfSide) -> String| {
+            f.write_str(&self.sides.iter().map(item).collect::<Vec<_>>().join(", "))
         };
         f.write_str("AsOfJoinExec: views=[")?;
-        list(f, &|view| view.view.name.clone())?;
+        list(f, &|side| side.name().to_owned())?;
         f.write_str("], versions=[")?;
-        list(f, &|view| view.reader.version().to_string())?;
+        list(f, &|side| match &side.source {
+            AsOfSource::View { reader, .. } => reader.version().to_string(),
+            AsOfSource::Relation { .. } => "-".to_owned(),
+        })?;
         f.write_str("], kind=[")?;
         list(f, &|view| match view.kind {
             AsOfKind::Left => "left".to_owned(),
@@ -103,7 +75,22 @@ impl DisplayAs for AsOfJoinExec {
         f.write_str("], as_of=[")?;
         list(f, &|view| view.instant.to_string())?;
         f.write_str("]")?;
-        for view in self.views.iter() {
+        for (number, side) in self.sides.iter().enumerate() {
+            // What a plain AS OF has stays unsaid.
+            if let Some(window) = side.reach.window {
+                write!(f, ", window[{number}]={}us", window.micros())?;
+            }
+            if side.reach.direction == Direction::Forward {
+                write!(f, ", direction[{number}]=forward")?;
+            }
+            if side.reach.bound == Bound::Strict {
+                write!(f, ", bound[{number}]=strict")?;
+            }
+            if let Some(known_at) = &side.known_at {
+                write!(f, ", known_at[{number}]={known_at}")?;
+            }
+        }
+        for view in self.sides.iter() {
             if let Some(condition) = &view.condition {
                 write!(f, ", condition={condition}")?;
             }
@@ -122,21 +109,29 @@ impl ExecutionPlan for AsOfJoinExec {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.spine]
+        std::iter::once(&self.spine).chain(self.sides.iter().filter_map(AsOfSide::plan)).collect()
     }
 
     fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![Distribution::SinglePartition]
+        vec![Distribution::SinglePartition; self.children().len()]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let spine = children.pop().ok_or_else(|| DataFusionError::Internal("an as-of join has one child".into()))?;
-        Ok(Arc::new(Self::new(spine, self.views.to_vec())))
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let missing = || DataFusionError::Internal("an as-of join lacks a child".into());
+        let mut children = children.into_iter();
+        let spine = children.next().ok_or_else(missing)?;
+        let mut sides = self.sides.to_vec();
+        for side in &mut sides {
+            if let AsOfSource::Relation { plan, .. } = &mut side.source {
+                *plan = children.next().ok_or_else(missing)?;
+            }
+        }
+        Ok(Arc::new(Self::new(spine, sides)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let join = Join {
-            views: Arc::clone(&self.views),
+            sides: Arc::clone(&self.sides),
             schema: Arc::clone(&self.schema),
             memory: MemoryConsumer::new("AsOfJoinExec").register(context.memory_pool()),
             history_rows: MetricBuilder::new(&self.metrics).counter("history_rows", partition),
@@ -156,7 +151,7 @@ impl ExecutionPlan for AsOfJoinExec {
 
 /// A join under way.
 struct Join {
-    views: Arc<Vec<AsOfView>>,
+    sides: Arc<Vec<AsOfSide>>,
     schema: SchemaRef,
     memory: MemoryReservation,
     history_rows: Count,
@@ -182,25 +177,31 @@ impl Join {
                 spine.push(batch);
             }
         }
-        let mut matches = Vec::with_capacity(self.views.len());
-        for view in self.views.iter() {
+        let mut matches = Vec::with_capacity(self.sides.len());
+        for view in self.sides.iter() {
             matches.push(self.find(view, &spine).await?);
         }
         Ok(Prepared { join: self, spine, matches })
     }
 
-    async fn find(&self, view: &AsOfView, spine: &[RecordBatch]) -> Result<Matches> {
-        let keys = view.keys.iter().zip(&view.view.keys);
+    async fn find(&self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<Matches> {
+        let AsOfSource::View { view, reader } = &side.source else {
+            return Err(crate::error::Error::unsupported("ASOF JOIN with this relation"));
+        };
+        if side.known_at.is_some() || side.reach.direction != Direction::Backward || side.reach.bound != Bound::Inclusive {
+            return Err(crate::error::Error::unsupported("this form of as-of join"));
+        }
+        let keys = side.keys.iter().zip(&view.keys);
         let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type)).collect::<Result<Vec<_>>>()?;
-        let instants = evaluate(&view.instant, spine, &SqlType::TimestampTz)?;
-        let slots = Slots::new(&view.view.keys, &keys, instants.as_primitive::<TimestampMicrosecondType>())?;
+        let instants = evaluate(&side.instant, spine, &SqlType::TimestampTz)?;
+        let slots = Slots::new(&view.keys, &keys, instants.as_primitive::<TimestampMicrosecondType>())?;
         drop(keys);
         // Slots, and a candidate of 32 bytes for each.
         let scratch = slots.bytes() + slots.len() * 32;
         self.memory.try_grow(scratch).map_err(internal)?;
-        let names = view.view.schema();
-        let columns: Vec<_> = view.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        let matches = find_matches(&view.view, &view.reader, &slots, instants.len(), &columns).await?;
+        let names = view.schema();
+        let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
+        let matches = find_matches(view, side.reach.window, reader, &slots, instants.len(), &columns).await?;
         self.memory.shrink(scratch);
         self.memory.try_grow(matches.rows.get_array_memory_size() + instants.len() * 4).map_err(internal)?;
         self.history_rows.add(matches.history_rows);
@@ -246,7 +247,7 @@ impl Prepared {
     fn joined(&self, piece: &RecordBatch, first: usize) -> Result<RecordBatch> {
         let mut columns = piece.columns().to_vec();
         let mut kept: Option<BooleanArray> = None;
-        for (view, matches) in self.join.views.iter().zip(&self.matches) {
+        for (view, matches) in self.join.sides.iter().zip(&self.matches) {
             let places = matches.places.slice(first, piece.num_rows());
             let mut matched = is_not_null(&places).map_err(kernel)?;
             let mut answers = answers(view, matches, &places)?;
@@ -297,7 +298,7 @@ impl Prepared {
 }
 
 /// A view's columns for these rows: NULLs where there is no answer.
-fn answers(view: &AsOfView, matches: &Matches, places: &UInt32Array) -> Result<Vec<ArrayRef>> {
+fn answers(view: &AsOfSide, matches: &Matches, places: &UInt32Array) -> Result<Vec<ArrayRef>> {
     let column = |(column, field): (&ArrayRef, &Arc<Field>)| {
         if matches.rows.num_rows() == 0 {
             return Ok(arrow::array::new_null_array(field.data_type(), places.len()));

@@ -51,12 +51,13 @@ pub(crate) struct Matches {
 /// Finds the answers to `slots`, of `left_rows` left rows, in the history of `view`, with these of its columns.
 pub(crate) async fn find_matches(
     view: &FeatureView,
+    ttl: Option<Ttl>,
     reader: &DatasetReader,
     slots: &Slots,
     left_rows: usize,
     columns: &[String],
 ) -> Result<Matches> {
-    let Some(predicates) = window(view, slots) else {
+    let Some(predicates) = window(view, ttl, slots) else {
         let schema = super::batches::project_schema(reader.schema(), columns, false)?;
         let places = UInt32Array::new_null(left_rows);
         return Ok(Matches { rows: RecordBatch::new_empty(schema), places, history_rows: 0 });
@@ -78,7 +79,7 @@ pub(crate) async fn find_matches(
         held.push(batch);
     }
     reader.metrics().history_rows.add(history_rows as u64);
-    let chosen = candidates.choose(view.ttl, slots);
+    let chosen = candidates.choose(ttl, slots);
     drop(candidates);
     let mut winners = chosen.clone();
     winners.retain(|address| *address != NO_ROW);
@@ -96,9 +97,9 @@ pub(crate) async fn find_matches(
 }
 
 /// Between which event times an answer can lie; `None` where no left row can have one.
-fn window(view: &FeatureView, slots: &Slots) -> Option<Vec<Predicate>> {
+fn window(view: &FeatureView, ttl: Option<Ttl>, slots: &Slots) -> Option<Vec<Predicate>> {
     let (earliest, latest) = slots.bounds()?;
-    let min = Ttl::oldest(view.ttl, EventTime::from_micros(earliest));
+    let min = Ttl::oldest(ttl, EventTime::from_micros(earliest));
     Some(vec![Predicate::EventTime { column: view.event_time.clone(), min, max: Some(EventTime::from_micros(latest)) }])
 }
 

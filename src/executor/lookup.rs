@@ -206,6 +206,8 @@ async fn from_offline(spec: &LookupSpec) -> Result<BatchStream> {
         view: Arc::clone(&spec.view),
         reader,
         at: Some(spec.at),
+        window: spec.view.ttl,
+        known_at: None,
         keys: Some(spec.keys.clone()),
         predicates: Vec::new(),
         projection: spec.projection.clone(),

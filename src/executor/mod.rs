@@ -6,6 +6,7 @@
 
 mod as_of_join;
 mod as_of_match;
+mod as_of_side;
 mod batches;
 mod key_dictionary;
 mod lookup;
@@ -15,7 +16,8 @@ mod snapshot;
 mod source;
 mod spine;
 
-pub use as_of_join::{AsOfJoinExec, AsOfKind, AsOfView};
+pub use as_of_join::AsOfJoinExec;
+pub use as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction, Reach};
 pub use batches::conform;
 pub use lookup::{KeySet, LookupSpec, OnlineLookupExec};
 pub use runtime::QueryRuntime;

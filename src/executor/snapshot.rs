@@ -22,7 +22,7 @@ use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stre
 use crate::error::Result;
 use crate::offline::{CREATED_TIME, Predicate, RETRACTED, SEQUENCE, Scan};
 use crate::registry::{FeatureView, Ttl};
-use crate::time::EventTime;
+use crate::time::{CommitTime, EventTime};
 
 /// Rows that are kept although no entity's newest, before they are thrown out.
 const STALE_ROWS_MAX: usize = 1 << 18;
@@ -36,6 +36,10 @@ pub struct SnapshotSpec {
     pub reader: DatasetReader,
     /// The instant; `None` is a NULL instant, at which there are no rows.
     pub at: Option<EventTime>,
+    /// How long before the instant a row may have become true; `None` is no limit. The view's TTL, or less.
+    pub window: Option<Ttl>,
+    /// Only rows committed by then may answer; `None`, all.
+    pub known_at: Option<CommitTime>,
     /// The entities; `None`, all of them.
     pub keys: Option<KeySet>,
     /// Conditions on keys that narrow what is read; what they leave is judged again above.
@@ -50,9 +54,13 @@ impl SnapshotSpec {
         let mut predicates = self.predicates.clone();
         predicates.push(Predicate::EventTime {
             column: self.view.event_time.clone(),
-            min: Ttl::oldest(self.view.ttl, at),
+            min: Ttl::oldest(self.window, at),
             max: Some(at),
         });
+        if let Some(known_at) = self.known_at {
+            let column = CREATED_TIME.to_owned();
+            predicates.push(Predicate::EventTime { column, min: None, max: Some(known_at.as_event_time()) });
+        }
         if let Some(keys) = &self.keys {
             for (key, values) in self.view.keys.iter().zip(&keys.columns) {
                 predicates.push(Predicate::In { column: key.name.clone(), values: Arc::clone(values) });
@@ -87,6 +95,9 @@ impl DisplayAs for SnapshotExec {
         match self.spec.at {
             Some(at) => write!(f, "{at}")?,
             None => f.write_str("NULL")?,
+        }
+        if let Some(known_at) = self.spec.known_at {
+            write!(f, ", known_at={known_at}")?;
         }
         write!(f, ", version={}", self.spec.reader.version())?;
         if let Some(keys) = &self.spec.keys {
@@ -188,6 +199,7 @@ struct Winner {
 /// Each entity's newest row so far.
 struct Newest<'a> {
     view: &'a FeatureView,
+    window: Option<Ttl>,
     columns: Vec<String>,
     schema: SchemaRef,
     /// The entities that may answer: those named, or those met so far.
@@ -208,7 +220,17 @@ impl<'a> Newest<'a> {
             entities.intern(&keys.columns, keys.len)?;
         }
         let named = spec.keys.is_some();
-        Ok(Self { view, columns, schema, entities, named, winners: Vec::new(), batches: Vec::new(), kept_rows: 0 })
+        Ok(Self {
+            view,
+            window: spec.window,
+            columns,
+            schema,
+            entities,
+            named,
+            winners: Vec::new(),
+            batches: Vec::new(),
+            kept_rows: 0,
+        })
     }
 
     /// The wanted columns, and those that decide, each once.
@@ -279,7 +301,7 @@ impl<'a> Newest<'a> {
     /// The rows shown at `at`: live ones that are no retractions.
     fn finish(self, at: EventTime) -> Result<RecordBatch> {
         let live =
-            |winner: &&Winner| !winner.retracted && Ttl::is_live(self.view.ttl, EventTime::from_micros(winner.version.0), at);
+            |winner: &&Winner| !winner.retracted && Ttl::is_live(self.window, EventTime::from_micros(winner.version.0), at);
         let winners = self.winners.iter().flatten().filter(live);
         let places: Vec<_> = winners.map(|winner| (winner.batch as usize, winner.row as usize)).collect();
         gather(&self.batches, &places, &self.schema)

@@ -208,6 +208,8 @@ async fn check_snapshot(stored: &[Row], held: &[Row], ttl: Option<i64>, at: i64)
     let view = view(ttl);
     let spec = SnapshotSpec {
         reader: reader(&view, stored, held).await,
+        window: view.ttl,
+        known_at: None,
         view,
         at: Some(EventTime::from_micros(at)),
         keys: None,
@@ -246,15 +248,16 @@ async fn check_join(stored: &[Row], held: &[Row], labels: &[Label], ttl: Option<
     let batch = RecordBatch::try_new(Arc::clone(&spine_schema), columns).unwrap();
     let pieces = (0..labels.len()).step_by(7).map(|start| batch.slice(start, 7.min(labels.len() - start))).collect();
     let spine = MemorySourceConfig::try_new_exec(&[pieces], Arc::clone(&spine_schema), None).unwrap();
-    let joined = AsOfView {
-        reader: reader(&view, stored, held).await,
+    let joined = AsOfSide {
+        reach: Reach { window: view.ttl, ..Reach::default() },
+        source: AsOfSource::View { reader: reader(&view, stored, held).await, view },
         keys: vec![col("a", &spine_schema).unwrap(), col("b", &spine_schema).unwrap()],
         instant: col("t", &spine_schema).unwrap(),
+        known_at: None,
         columns: vec![2, 3],
         fields: vec![SqlType::TimestampTz.field_ref("event_time", true), SqlType::BigInt.field_ref("value", true)],
         condition: None,
         kind,
-        view,
     };
     let shown = run(Arc::new(AsOfJoinExec::new(spine, vec![joined]))).await;
     let all: Vec<Row> = stored.iter().chain(held).cloned().collect();

@@ -17,7 +17,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::as_of::AsOfSourceExec;
 use super::nodes::AsOfJoinNode;
-use crate::executor::{AsOfJoinExec, AsOfView};
+use crate::executor::{AsOfJoinExec, AsOfSide, AsOfSource, Reach};
 
 type Planned<'a, T> = Pin<Box<dyn Future<Output = DfResult<T>> + Send + 'a>>;
 
@@ -103,8 +103,9 @@ fn plan_join(
     let condition = join.condition.as_ref().map(|expr| planner.create_physical_expr(expr, whole, state)).transpose()?;
     let fields = whole.fields().iter().skip(left.schema().fields().len()).cloned().collect();
     let columns = places.into_iter().map(|place| projection[place]).collect();
-    let joined =
-        AsOfView { view: Arc::clone(view), reader: reader.clone(), keys, instant, columns, fields, condition, kind: join.kind };
+    let reach = Reach { window: view.ttl, ..Reach::default() };
+    let source = AsOfSource::View { view: Arc::clone(view), reader: reader.clone() };
+    let joined = AsOfSide { source, keys, instant, known_at: None, reach, columns, fields, condition, kind: join.kind };
     Ok(match below(spine, &joined) {
         Some((spine, mut views)) => {
             views.push(joined);
@@ -131,10 +132,10 @@ fn source(plan: &Arc<dyn ExecutionPlan>) -> Option<(&AsOfSourceExec, Vec<usize>)
 }
 
 /// The as-of join that `plan` is, where the next one asks with nothing but its left side's columns: one operator does both.
-fn below(plan: &Arc<dyn ExecutionPlan>, next: &AsOfView) -> Option<(Arc<dyn ExecutionPlan>, Vec<AsOfView>)> {
+fn below(plan: &Arc<dyn ExecutionPlan>, next: &AsOfSide) -> Option<(Arc<dyn ExecutionPlan>, Vec<AsOfSide>)> {
     let join = plan.downcast_ref::<AsOfJoinExec>()?;
     let width = join.spine().schema().fields().len();
     let over_spine = |expr: &Arc<dyn PhysicalExpr>| collect_columns(expr).iter().all(|column| column.index() < width);
     let all = next.keys.iter().all(over_spine) && over_spine(&next.instant);
-    all.then(|| (Arc::clone(join.spine()), join.views().to_vec()))
+    all.then(|| (Arc::clone(join.spine()), join.sides().to_vec()))
 }

@@ -237,7 +237,16 @@ async fn plan_view(
                 (None, Some(bound)) => key_predicates(&view, bound)?,
                 _ => Vec::new(),
             };
-            Ok(Arc::new(SnapshotExec::new(SnapshotSpec { view, reader, at, keys, predicates, projection })?))
+            Ok(Arc::new(SnapshotExec::new(SnapshotSpec {
+                window: view.ttl,
+                view,
+                reader,
+                at,
+                known_at: None,
+                keys,
+                predicates,
+                projection,
+            })?))
         }
     }
 }

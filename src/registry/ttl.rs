@@ -8,7 +8,7 @@ use crate::time::EventTime;
 /// A view's time to live: a fixed, positive-or-zero length in microseconds.
 ///
 /// Months and years are refused where the length is parsed, because they have no fixed length; a day is 24 hours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ttl(i64);
 
 impl Ttl {
