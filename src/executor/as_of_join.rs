@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::buffer::NullBuffer;
-use arrow::compute::{and, concat, concat_batches, filter, is_not_null, nullif, prep_null_mask_filter, take};
+use arrow::compute::{SortOptions, and, concat, concat_batches, filter, is_not_null, nullif, prep_null_mask_filter, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
@@ -17,7 +17,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{StreamExt, TryStreamExt};
 
 use super::as_of_match::{Knowledge, Matches, Mirror, Question, find_matches};
-use super::as_of_relation::{comparable_numbers, find_in_relation, mirrored};
+use super::as_of_relation::{Collected, comparable_numbers, find_in_relation, mirrored};
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction};
 use super::batches::{as_type, batch_of};
 use super::key_dictionary::KeyDictionary;
@@ -212,7 +212,9 @@ async fn next_part(
     for (side, relation) in join.sides.iter().zip(relations.iter()) {
         let found = match (&side.source, relation) {
             (AsOfSource::View { view, reader }, _) => join.find_in_view(side, view, reader, &batches).await,
-            (AsOfSource::Relation { keys, order, .. }, Some(rows)) => find_in_rows(side, keys, *order, rows, &batches),
+            (AsOfSource::Relation { keys, order, ties, .. }, Some(rows)) => {
+                find_in_rows(side, (keys, *order, ties), rows, &batches)
+            }
             (AsOfSource::Relation { .. }, None) => Err(Error::internal("an as-of join's relation was not collected")),
         };
         let found = found.map_err(external)?;
@@ -313,7 +315,12 @@ impl Join {
     }
 }
 
-fn find_in_rows(side: &AsOfSide, keys: &[usize], order: usize, rows: &RecordBatch, spine: &[RecordBatch]) -> Result<Matches> {
+fn find_in_rows(
+    side: &AsOfSide,
+    (keys, order, ties): (&[usize], usize, &[(usize, SortOptions)]),
+    rows: &RecordBatch,
+    spine: &[RecordBatch],
+) -> Result<Matches> {
     let key_columns: Vec<ArrayRef> = keys.iter().map(|place| Arc::clone(rows.column(*place))).collect();
     let key_types: Vec<_> = key_columns.iter().map(|column| column.data_type().clone()).collect();
     let left_keys = side.keys.iter().zip(&key_types);
@@ -324,7 +331,8 @@ fn find_in_rows(side: &AsOfSide, keys: &[usize], order: usize, rows: &RecordBatc
     let (instants, order) = comparable_numbers(&instants, order)?;
     let (instants, order) = (mirrored(instants, mirror), mirrored(order, mirror));
     let slots = Slots::new(KeyDictionary::of_types(&key_types)?, &left_keys, &instants)?;
-    find_in_relation(&slots, side.reach, instants.len(), rows, &key_columns, &order, &side.columns)
+    let relation = Collected { rows, keys: &key_columns, order: &order, ties };
+    find_in_relation(&slots, side.reach, instants.len(), &relation, &side.columns)
 }
 
 fn micros(instants: &ArrayRef) -> Int64Array {

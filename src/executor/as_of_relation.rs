@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::cast;
+use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 
@@ -93,20 +93,29 @@ fn ranks(left: &ArrayRef, right: &ArrayRef) -> Result<(Int64Array, Int64Array)> 
     Ok((ranked(left, &left_rows), ranked(right, &right_rows)))
 }
 
-/// Finds the answers among `rows`, whose keys are `keys` and whose (mirrored) ordered values are `order`; gives `columns`
-/// of them. Of equal rows one answers, the same whatever order they come in.
+/// A collected relation.
+pub(crate) struct Collected<'a> {
+    pub(crate) rows: &'a RecordBatch,
+    pub(crate) keys: &'a [ArrayRef],
+    /// What stands for the event time, mirrored.
+    pub(crate) order: &'a Int64Array,
+    /// The columns that decide between rows of the same keys and order, before all others.
+    pub(crate) ties: &'a [(usize, SortOptions)],
+}
+
+/// Finds the answers among the rows of a relation; gives `columns` of them. Of equal rows one answers, the same whatever
+/// order they come in.
 pub(crate) fn find_in_relation(
     slots: &Slots,
     reach: Reach,
     left_rows: usize,
-    rows: &RecordBatch,
-    keys: &[ArrayRef],
-    order: &Int64Array,
+    relation: &Collected<'_>,
     columns: &[usize],
 ) -> Result<Matches> {
+    let Collected { rows, keys, order, ties } = *relation;
     let entities = slots.find(keys, rows.num_rows())?;
     let mut winners: Vec<Option<usize>> = vec![None; slots.len()];
-    let mut ties = Ties { rows, encoded: None };
+    let mut ties = Ties { rows, first: ties, encoded: None };
     for (row, entity) in entities.iter().enumerate() {
         if *entity == NO_ENTITY || order.is_null(row) {
             continue;
@@ -153,6 +162,8 @@ pub(crate) fn mirrored(values: Int64Array, mirror: Mirror) -> Int64Array {
 /// Decides between rows of the same ordered value by all that they hold.
 struct Ties<'a> {
     rows: &'a RecordBatch,
+    /// The columns that decide before all others.
+    first: &'a [(usize, SortOptions)],
     /// Made at the first tie.
     encoded: Option<Rows>,
 }
@@ -160,13 +171,19 @@ struct Ties<'a> {
 impl Ties<'_> {
     fn compare(&mut self, first: usize, second: usize) -> Result<Ordering> {
         if self.encoded.is_none() {
-            let fields = self.rows.schema_ref().fields().iter();
-            let fields: Vec<_> = fields.map(|field| SortField::new(field.data_type().clone())).collect();
-            let columns = self.rows.columns().iter().zip(&fields);
+            let all = (0..self.rows.num_columns()).map(|place| (place, SortOptions::default()));
+            let field = |(place, options): (usize, SortOptions)| {
+                let column = self.rows.column(place);
+                (Arc::clone(column), SortField::new_with_options(column.data_type().clone(), options))
+            };
             // What has no encoding decides nothing.
-            let (columns, fields): (Vec<ArrayRef>, Vec<SortField>) = columns
+            let (columns, fields): (Vec<ArrayRef>, Vec<SortField>) = self
+                .first
+                .iter()
+                .copied()
+                .chain(all)
+                .map(field)
                 .filter(|(_, field)| RowConverter::supports_fields(std::slice::from_ref(field)))
-                .map(|(column, field)| (Arc::clone(column), field.clone()))
                 .unzip();
             let converter = RowConverter::new(fields).map_err(kernel)?;
             self.encoded = Some(converter.convert_columns(&columns).map_err(kernel)?);

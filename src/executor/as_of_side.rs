@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::Field;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -67,6 +68,9 @@ pub enum AsOfSource {
         keys: Vec<usize>,
         /// The column that stands for the event time, by place: of any ordered type.
         order: usize,
+        /// The columns that decide between rows of the same keys and order, the greatest first: by place, with the order in
+        /// which greatest is meant. What they leave is decided by the whole row.
+        ties: Vec<(usize, SortOptions)>,
     },
 }
 

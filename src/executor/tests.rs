@@ -404,7 +404,7 @@ async fn check_relation(rows: &[Row], labels: &[Label], asked: Asked, kind: AsOf
     let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], relation_schema, None).unwrap();
     let joined = AsOfSide {
         reach: asked.reach,
-        source: AsOfSource::Relation { plan, keys: vec![0, 3], order: 2 },
+        source: AsOfSource::Relation { plan, keys: vec![0, 3], order: 2, ties: Vec::new() },
         keys: vec![col("a", &schema).unwrap(), col("b", &schema).unwrap()],
         instant: col("t", &schema).unwrap(),
         known_at: None,

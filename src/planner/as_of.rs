@@ -23,9 +23,10 @@ use super::StatementContext;
 use super::as_of_join::as_of_join;
 use super::errors::from_datafusion;
 use super::instant::instant;
+use super::lateral::lateral_join;
 use super::match_condition::{MatchClause, match_clauses, match_join, match_number};
 use super::moment::{At, ClauseTimes, Moment, interval};
-use super::nodes::{MatchNode, SnapshotNode};
+use super::nodes::{AsOfJoinNode, MatchNode, SnapshotNode};
 use super::provider::RelationProvider;
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{Query, TimeClause};
@@ -181,7 +182,9 @@ impl TimeClauses {
             self.taken.lock().extend(clause);
             return Ok(Some(LogicalPlan::Extension(Extension { node: Arc::new(joined) })));
         }
-        let Some((view, Moment { at: At::OfLeftRow(place), .. })) = as_of_relation(&join.right) else { return Ok(None) };
+        let Some((view, Moment { at: At::OfLeftRow(place), .. })) = as_of_relation(&join.right) else {
+            return lateral_join(join, state, &self.context);
+        };
         let clause = &self.clauses[place];
         let joined = as_of_join(join, &view, clause, state, &self.context).map_err(|error| at(error, clause.position))?;
         self.taken.lock().insert(place);
@@ -362,9 +365,6 @@ fn as_of_relation(plan: &LogicalPlan) -> Option<(Arc<FeatureView>, Moment)> {
 
 /// `plan` with its as-of joins made; an error where a relation that only they may read stands anywhere else.
 pub(super) fn join_nodes(plan: LogicalPlan, clauses: &TimeClauses, state: &SessionState) -> Result<LogicalPlan> {
-    if clauses.clauses.is_empty() && clauses.matches.is_empty() {
-        return Ok(plan);
-    }
     let transformed = plan.transform_up_with_subqueries(|node| match clauses.joined(&node, state).map_err(external)? {
         Some(joined) => Ok(Transformed::yes(joined)),
         None => Ok(Transformed::no(node)),
@@ -375,18 +375,21 @@ pub(super) fn join_nodes(plan: LogicalPlan, clauses: &TimeClauses, state: &Sessi
 }
 
 fn refuse_unjoined(plan: &LogicalPlan, clauses: &TimeClauses) -> Result<()> {
-    let taken = clauses.taken.lock().clone();
     let mut left_over = None;
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::Extension(extension) = node
-            && let Some(right) = extension.node.as_any().downcast_ref::<MatchNode>()
-        {
-            left_over = Some(Error::unsupported("ASOF JOIN in this place").at(clauses.matches[right.number].position));
-            return Ok(TreeNodeRecursion::Stop);
+        if let LogicalPlan::Extension(extension) = node {
+            let node = extension.node.as_any();
+            if let Some(join) = node.downcast_ref::<AsOfJoinNode>() {
+                // Its right side is in its place.
+                refuse_unjoined(&join.left, clauses).map_err(external)?;
+                return Ok(TreeNodeRecursion::Jump);
+            }
+            if let Some(right) = node.downcast_ref::<MatchNode>() {
+                left_over = Some(Error::unsupported("ASOF JOIN in this place").at(clauses.matches[right.number].position));
+                return Ok(TreeNodeRecursion::Stop);
+            }
         }
-        if let Some((view, Moment { at: At::OfLeftRow(place), .. })) = scanned_view(node)
-            && !taken.contains(&place)
-        {
+        if let Some((view, Moment { at: At::OfLeftRow(place), .. })) = scanned_view(node) {
             let hint =
                 "Join the feature view to the relation that has the column: l LEFT JOIN v AS OF l.ts AS f ON f.key = l.key.";
             let error = Error::unsupported(format!("AS OF a column on \"{}\" in this place", view.name)).hint(hint);

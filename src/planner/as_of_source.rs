@@ -14,7 +14,7 @@ use datafusion::physical_plan::{
 use super::errors::from_datafusion;
 use crate::error::{Error, Result};
 use crate::executor::DatasetReader;
-use crate::registry::FeatureView;
+use crate::registry::{FeatureView, Ttl};
 
 /// Stands for a view's history below an as-of join until the join is planned; it cannot run.
 #[derive(Debug)]
@@ -22,12 +22,18 @@ pub(super) struct AsOfSourceExec {
     view: Arc<FeatureView>,
     reader: DatasetReader,
     projection: Vec<usize>,
+    window: Option<Ttl>,
     properties: Arc<PlanProperties>,
 }
 
 impl AsOfSourceExec {
-    /// The columns of `view` at these places.
-    pub(super) fn new(view: Arc<FeatureView>, reader: DatasetReader, projection: Vec<usize>) -> Result<Self> {
+    /// The columns of `view` at these places, of rows within `window`.
+    pub(super) fn new(
+        view: Arc<FeatureView>,
+        reader: DatasetReader,
+        projection: Vec<usize>,
+        window: Option<Ttl>,
+    ) -> Result<Self> {
         let schema = view.schema().project(&projection).map_err(|error| from_datafusion(error.into()))?;
         let schema: SchemaRef = Arc::new(schema);
         let properties = Arc::new(PlanProperties::new(
@@ -36,12 +42,12 @@ impl AsOfSourceExec {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Ok(Self { view, reader, projection, properties })
+        Ok(Self { view, reader, projection, window, properties })
     }
 
-    /// The view, its history, and the columns read.
-    pub(super) fn parts(&self) -> (&Arc<FeatureView>, &DatasetReader, &[usize]) {
-        (&self.view, &self.reader, &self.projection)
+    /// The view, its history, the columns read, and how far from its instant a row may lie.
+    pub(super) fn parts(&self) -> (&Arc<FeatureView>, &DatasetReader, &[usize], Option<Ttl>) {
+        (&self.view, &self.reader, &self.projection, self.window)
     }
 }
 

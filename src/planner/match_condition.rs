@@ -21,7 +21,7 @@ use super::StatementContext;
 use super::as_of_join::{bind_keys, conditions, known_at, within};
 use super::errors::from_datafusion;
 use super::instant::{contains_subquery, instant};
-use super::nodes::{AsOfJoinNode, Asked};
+use super::nodes::{AsOfJoinNode, Asked, AskedOf};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{AsOfKind, Bound, Direction};
 use crate::parser::{Query, Spelling, TimeClause};
@@ -201,7 +201,7 @@ pub(super) fn match_join(
             if within.is_some() {
                 (instant, order) = (as_timestamp(instant, left_schema)?, as_timestamp(order, right_schema)?);
             }
-            (keys, instant, Some((right_keys, order)))
+            (keys, instant, Some(AskedOf { keys: right_keys, order, ties: Vec::new() }))
         }
     };
     let known_at = match &view {
@@ -230,14 +230,14 @@ fn right_condition() -> Error {
 
 /// Which inputs an expression reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sides {
+pub(super) enum Sides {
     Neither,
     Left,
     Right,
     Both,
 }
 
-fn sides(expr: &Expr, left: &DFSchema, right: &DFSchema) -> Sides {
+pub(super) fn sides(expr: &Expr, left: &DFSchema, right: &DFSchema) -> Sides {
     let columns = expr.column_refs();
     let of_left = columns.iter().any(|column| left.maybe_index_of_column(column).is_some());
     let of_right = columns.iter().any(|column| right.maybe_index_of_column(column).is_some());
@@ -250,7 +250,7 @@ fn sides(expr: &Expr, left: &DFSchema, right: &DFSchema) -> Sides {
 }
 
 /// The two sides of an equality between the inputs, the left input's first.
-fn key_pair(condition: &Expr, left: &DFSchema, right: &DFSchema) -> Option<(Expr, Expr)> {
+pub(super) fn key_pair(condition: &Expr, left: &DFSchema, right: &DFSchema) -> Option<(Expr, Expr)> {
     let Expr::BinaryExpr(BinaryExpr { left: first, op: Operator::Eq, right: second }) = condition else { return None };
     match (sides(first, left, right), sides(second, left, right)) {
         (Sides::Left, Sides::Right) => Some((first.as_ref().clone(), second.as_ref().clone())),
@@ -260,12 +260,12 @@ fn key_pair(condition: &Expr, left: &DFSchema, right: &DFSchema) -> Option<(Expr
 }
 
 /// The inequality of an `ASOF JOIN`, with the left input's side first.
-struct Inequality {
-    left: Expr,
-    right: Expr,
-    operator: &'static str,
-    direction: Direction,
-    bound: Bound,
+pub(super) struct Inequality {
+    pub(super) left: Expr,
+    pub(super) right: Expr,
+    pub(super) operator: &'static str,
+    pub(super) direction: Direction,
+    pub(super) bound: Bound,
 }
 
 impl Inequality {
@@ -301,19 +301,21 @@ fn stated_inequality(expr: Expr, left: &DFSchema, right: &DFSchema) -> Result<In
     }
 }
 
+/// An inequality between the inputs, whichever side is written first.
+pub(super) fn inequality_between(condition: &Expr, left: &DFSchema, right: &DFSchema) -> Option<Inequality> {
+    let Expr::BinaryExpr(BinaryExpr { left: first, op, right: second }) = condition else { return None };
+    match (sides(first, left, right), sides(second, left, right)) {
+        (Sides::Left, Sides::Right) => Inequality::new(first, *op, second),
+        (Sides::Right, Sides::Left) => Inequality::new(second, op.swap()?, first),
+        _ => None,
+    }
+}
+
 /// Takes the one inequality between the inputs out of the conditions of `ON`.
 fn found_inequality(conditions: &mut Vec<Expr>, left: &DFSchema, right: &DFSchema) -> Result<Inequality> {
-    let between = |condition: &Expr| {
-        let Expr::BinaryExpr(BinaryExpr { left: first, op, right: second }) = condition else { return None };
-        match (sides(first, left, right), sides(second, left, right)) {
-            (Sides::Left, Sides::Right) => Inequality::new(first, *op, second),
-            (Sides::Right, Sides::Left) => Inequality::new(second, op.swap()?, first),
-            _ => None,
-        }
-    };
     let mut found = None;
     for place in (0..conditions.len()).rev() {
-        if let Some(inequality) = between(&conditions[place]) {
+        if let Some(inequality) = inequality_between(&conditions[place], left, right) {
             conditions.remove(place);
             if found.replace(inequality).is_some() {
                 return Err(Error::new(SqlState::SyntaxError, "ASOF JOIN takes one inequality between its inputs")
@@ -328,7 +330,7 @@ fn found_inequality(conditions: &mut Vec<Expr>, left: &DFSchema, right: &DFSchem
 }
 
 /// Both sides brought to one type, where PostgreSQL would compare them.
-fn comparable(
+pub(super) fn comparable(
     (left, left_schema): (Expr, &DFSchema),
     (right, right_schema): (Expr, &DFSchema),
     operator: &str,

@@ -27,6 +27,7 @@ mod errors;
 mod external;
 mod instant;
 mod keys;
+mod lateral;
 mod literals;
 mod match_condition;
 mod moment;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use datafusion::common::{DFSchema, DFSchemaRef, TableReference};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::logical_plan::builder::build_join_schema;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, UserDefinedLogicalNodeCore};
 
@@ -159,6 +160,30 @@ impl UserDefinedLogicalNodeCore for MatchNode {
     }
 }
 
+/// The columns of a relation that is no feature view, over the right input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+pub(super) struct AskedOf {
+    /// The keys.
+    pub(super) keys: Vec<Expr>,
+    /// What stands for the event time.
+    pub(super) order: Expr,
+    /// What decides between rows of the same keys and order.
+    pub(super) ties: Vec<Sort>,
+}
+
+impl AskedOf {
+    fn expressions(&self) -> impl Iterator<Item = &Expr> {
+        self.keys.iter().chain([&self.order]).chain(self.ties.iter().map(|tie| &tie.expr))
+    }
+
+    fn with(&self, exprs: &mut impl Iterator<Item = Expr>) -> Option<Self> {
+        let keys = exprs.by_ref().take(self.keys.len()).collect();
+        let order = exprs.next()?;
+        let ties = self.ties.iter().map(|tie| Some(Sort { expr: exprs.next()?, ..*tie })).collect::<Option<_>>()?;
+        Some(Self { keys, order, ties })
+    }
+}
+
 /// What an as-of join asks its right side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
 pub(super) struct Asked {
@@ -170,8 +195,8 @@ pub(super) struct Asked {
     pub(super) known_at: Option<Expr>,
     /// A limit on the distance: an interval without columns.
     pub(super) within: Option<Expr>,
-    /// The keys and the ordered column over the right input; `None` where that is a feature view.
-    pub(super) right: Option<(Vec<Expr>, Expr)>,
+    /// What the right input is asked by; `None` where that is a feature view.
+    pub(super) right: Option<AskedOf>,
     /// A further condition on the chosen row, over both inputs.
     pub(super) condition: Option<Expr>,
     /// On which side of the instant the answer lies.
@@ -184,7 +209,7 @@ pub(super) struct Asked {
 
 impl Asked {
     fn expressions(&self) -> Vec<Expr> {
-        let right = self.right.iter().flat_map(|(keys, order)| keys.iter().chain([order]));
+        let right = self.right.iter().flat_map(AskedOf::expressions);
         let optional = [&self.known_at, &self.within, &self.condition].into_iter().flatten();
         self.keys.iter().chain([&self.instant]).chain(right).chain(optional).cloned().collect()
     }
@@ -195,7 +220,7 @@ impl Asked {
         let keys: Vec<Expr> = exprs.by_ref().take(self.keys.len()).collect();
         let instant = exprs.next()?;
         let right = match &self.right {
-            Some((keys, _)) => Some((exprs.by_ref().take(keys.len()).collect(), exprs.next()?)),
+            Some(right) => Some(right.with(&mut exprs)?),
             None => None,
         };
         let mut next = |there: &Option<Expr>| there.as_ref().and_then(|_| exprs.next());

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -111,30 +113,35 @@ fn plan_join(
     }
     let known_at = asked.known_at.as_ref().map(over_left).transpose()?;
     let within = asked.within.as_ref().map(|within| length(within, state)).transpose().map_err(external)?;
-    let (source, columns, ttl) = match &asked.right {
+    let (source, columns, window) = match &asked.right {
         None => {
             let Some((source, places)) = source(right) else {
                 return Err(DataFusionError::Internal("an as-of join's right side is a feature view".into()));
             };
-            let (view, reader, projection) = source.parts();
+            let (view, reader, projection, window) = source.parts();
             let columns = places.into_iter().map(|place| projection[place]).collect();
-            (AsOfSource::View { view: Arc::clone(view), reader: reader.clone() }, columns, view.ttl)
+            (AsOfSource::View { view: Arc::clone(view), reader: reader.clone() }, columns, window)
         }
-        Some((right_keys, order)) => {
+        Some(right_side) => {
             let over_right = |expr: &Expr| planner.create_physical_expr(expr, right_logical.schema(), state);
-            let mut computed = right_keys.iter().map(over_right).collect::<DfResult<Vec<_>>>()?;
-            computed.push(over_right(order)?);
+            let ties = right_side.ties.iter().map(|tie| &tie.expr);
+            let asked_of = right_side.keys.iter().chain([&right_side.order]).chain(ties);
+            let computed = asked_of.map(over_right).collect::<DfResult<Vec<_>>>()?;
             let width = right.schema().fields().len();
             let plan = with_columns(right, computed)?;
-            let keys = (width..width + right_keys.len()).collect();
-            let source = AsOfSource::Relation { plan, keys, order: width + right_keys.len() };
+            let order = width + right_side.keys.len();
+            // The row that the sort puts first is the greatest in the opposite order.
+            let options = |tie: &Sort| SortOptions { descending: tie.asc, nulls_first: !tie.nulls_first };
+            let ties = right_side.ties.iter().map(options).enumerate();
+            let ties = ties.map(|(place, options)| (order + 1 + place, options)).collect();
+            let source = AsOfSource::Relation { plan, keys: (width..order).collect(), order, ties };
             (source, (0..width).collect(), None)
         }
     };
     let whole = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(join);
     let condition = asked.condition.as_ref().map(|expr| planner.create_physical_expr(expr, whole, state)).transpose()?;
     let fields = whole.fields().iter().skip(left.schema().fields().len()).cloned().collect();
-    let reach = Reach { direction: asked.direction, bound: asked.bound, window: Ttl::shorter(ttl, within) };
+    let reach = Reach { direction: asked.direction, bound: asked.bound, window: Ttl::shorter(window, within) };
     let joined = AsOfSide { source, keys, instant, known_at, reach, columns, fields, condition, kind: asked.kind };
     Ok(match below(spine, &joined) {
         Some((spine, mut sides)) => {

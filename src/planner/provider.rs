@@ -80,6 +80,14 @@ impl RelationProvider {
             Relation::History(_) | Relation::Stored(_) => None,
         }
     }
+
+    /// The view whose whole history this is; `None` for other relations.
+    pub(super) fn as_history(&self) -> Option<&Arc<FeatureView>> {
+        match &self.relation {
+            Relation::History(view) => Some(view),
+            Relation::View(..) | Relation::Stored(_) => None,
+        }
+    }
 }
 
 impl TableProvider for RelationProvider {
@@ -171,7 +179,7 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
             let (tense, at) = match moment.at {
                 At::OfLeftRow(_) | At::OfMatch(_) => {
                     let reader = open_history(&context, &view, moment.version).await?;
-                    return Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection)?));
+                    return Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection, moment.window)?));
                 }
                 At::Present => (Tense::Present, Some(context.now.as_event_time())),
                 At::Instant(at) => (Tense::AsOf, at),
