@@ -145,7 +145,8 @@ impl Gateway {
 
     /// Asks it to stop, and waits until it has.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        // The shell's own `kill`: the program is not on every machine.
+        let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
         assert!(told.success());
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
