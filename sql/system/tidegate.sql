@@ -13,3 +13,7 @@ CREATE TABLE tidegate.features (
     feature_view text NOT NULL, name text NOT NULL, ordinal integer NOT NULL, data_type text NOT NULL, check_condition text,
     comment text
 ) WITH (oid = 13102, kind = 'v');
+
+CREATE TABLE tidegate.tags (
+    feature_view text NOT NULL, tag text NOT NULL, version bigint NOT NULL
+) WITH (oid = 13103, kind = 'v');

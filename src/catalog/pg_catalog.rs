@@ -72,6 +72,7 @@ pub(super) fn rows(schema: &str, name: &str, relation: &SystemRelation, source: 
         ("tidegate", "entities") => entities(&mut rows, source)?,
         ("tidegate", "feature_views") => feature_views(&mut rows, source)?,
         ("tidegate", "features") => features(&mut rows, source)?,
+        ("tidegate", "tags") => tags(&mut rows, source)?,
         _ => {}
     }
     rows.finish()
@@ -460,6 +461,16 @@ fn features(rows: &mut Rows<'_>, source: &Source<'_>) -> Result<()> {
                 ("check_condition", feature.check.clone().into()),
                 ("comment", feature.comment.clone().into()),
             ])?;
+        }
+    }
+    Ok(())
+}
+
+fn tags(rows: &mut Rows<'_>, source: &Source<'_>) -> Result<()> {
+    for view in source.registry.views.values() {
+        for (tag, version) in &view.tags {
+            let version = Value::Int(i64::try_from(version.0).unwrap_or(i64::MAX));
+            rows.add([("feature_view", view.name.as_str().into()), ("tag", tag.as_str().into()), ("version", version)])?;
         }
     }
     Ok(())

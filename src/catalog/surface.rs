@@ -149,7 +149,7 @@ impl Schema {
                 .map_err(|source| Error::internal(format!("could not read \"{name}\"")).caused_by(source))?;
             return Ok(Arc::new(table));
         };
-        let plan = self.plan(name, &Query { body: query.clone(), clauses: Vec::new() }).await?;
+        let plan = self.plan(name, &Query { body: query.clone(), clauses: Vec::new(), joins: Vec::new() }).await?;
         let columns: Vec<FieldRef> = schema_of_rows.fields().iter().map(Arc::clone).collect();
         Ok(Arc::new(ViewTable::new(conform(name, plan, &columns)?, None)))
     }

@@ -100,6 +100,8 @@ impl World {
         let context = StatementContext {
             registry: Arc::new(registry),
             now: CommitTime::from_micros(1_000_000),
+            as_of: None,
+            system_time: None,
             time_zone: "UTC".into(),
             route: RouteSetting::Auto,
             online_fallback: OnlineFallback::Error,

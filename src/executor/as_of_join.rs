@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{and, concat, filter, is_not_null, nullif, prep_null_mask_filter, take};
-use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{and, concat, concat_batches, filter, is_not_null, nullif, prep_null_mask_filter, take};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -15,16 +16,27 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricB
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::as_of_match::{Matches, find_matches};
+use super::as_of_match::{Knowledge, Matches, Mirror, Question, find_matches};
+use super::as_of_relation::{comparable_numbers, find_in_relation, mirrored};
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction};
 use super::batches::{as_type, batch_of};
+use super::key_dictionary::KeyDictionary;
+use super::source::DatasetReader;
 use super::spine::Slots;
 use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::registry::FeatureView;
 use crate::types::SqlType;
 
-/// Joins every left row with the row of each view that answered at the left row's instant. Left rows keep their order. The
-/// left side is collected; history is streamed, in any order, at most twice a view.
+/// The bytes that one left row takes for each right side while its answer is sought: an entity, a slot, a candidate, a place.
+const SIDE_ROW_BYTES: usize = 120;
+
+/// About how many bytes a left row's answer takes for each column.
+const COLUMN_ROW_BYTES: usize = 16;
+
+/// Joins every left row with the row of each right side that answers it. Left rows keep their order. The left side is
+/// collected, in parts where it does not fit the memory limit; for each part a view's history is streamed, in any order, at
+/// most twice; other relations are collected once.
 #[derive(Debug)]
 pub struct AsOfJoinExec {
     spine: Arc<dyn ExecutionPlan>,
@@ -130,16 +142,25 @@ impl ExecutionPlan for AsOfJoinExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let spine = self.spine.execute(partition, Arc::clone(&context))?;
+        let relation = |side: &AsOfSide| side.plan().map(|plan| plan.execute(partition, Arc::clone(&context))).transpose();
+        let relations = self.sides.iter().map(relation).collect::<DfResult<Vec<_>>>()?;
+        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
         let join = Join {
             sides: Arc::clone(&self.sides),
             schema: Arc::clone(&self.schema),
             memory: MemoryConsumer::new("AsOfJoinExec").register(context.memory_pool()),
-            history_rows: MetricBuilder::new(&self.metrics).counter("history_rows", partition),
-            matched_rows: MetricBuilder::new(&self.metrics).counter("matched_rows", partition),
+            parts: counter("parts"),
+            history_rows: counter("history_rows"),
+            matched_rows: counter("matched_rows"),
             output_rows: MetricBuilder::new(&self.metrics).output_rows(partition),
         };
-        let spine = self.spine.execute(partition, context)?;
-        let rows = async move { join.prepare(spine).await.map_err(external).map(Prepared::batches) };
+        let rows = async move {
+            let relations = join.collect_relations(relations).await.map_err(external)?;
+            let spine = Spine { input: spine, next: None };
+            let parts = futures::stream::try_unfold((spine, Arc::new(join), Arc::new(relations)), next_part);
+            Ok::<_, DataFusionError>(parts.try_flatten())
+        };
         let stream = futures::stream::once(rows).try_flatten();
         Ok(cooperative_stream(Arc::clone(&self.schema), stream))
     }
@@ -154,72 +175,171 @@ struct Join {
     sides: Arc<Vec<AsOfSide>>,
     schema: SchemaRef,
     memory: MemoryReservation,
+    parts: Count,
     history_rows: Count,
     matched_rows: Count,
     output_rows: Count,
 }
 
-/// The left side, and each view's answers to it.
+/// The left side, of which as much is collected at once as the memory limit allows.
+struct Spine {
+    input: SendableRecordBatchStream,
+    /// A batch that did not fit into the part before.
+    next: Option<RecordBatch>,
+}
+
+/// A part of the left side, and each right side's answers to it.
 struct Prepared {
-    join: Join,
+    join: Arc<Join>,
     spine: Vec<RecordBatch>,
     matches: Vec<Matches>,
+    /// Given back when the part's last batch is sent.
+    _memory: MemoryReservation,
+}
+
+type Parts = (Spine, Arc<Join>, Arc<Vec<Option<RecordBatch>>>);
+
+/// The joined rows of the next part.
+async fn next_part(
+    (mut spine, join, relations): Parts,
+) -> DfResult<Option<(impl futures::Stream<Item = DfResult<RecordBatch>> + Send + 'static, Parts)>> {
+    let (batches, memory) = spine.part(&join).await.map_err(external)?;
+    if batches.is_empty() {
+        return Ok(None);
+    }
+    join.parts.add(1);
+    let mut matches = Vec::with_capacity(join.sides.len());
+    for (side, relation) in join.sides.iter().zip(relations.iter()) {
+        let found = match (&side.source, relation) {
+            (AsOfSource::View { view, reader }, _) => join.find_in_view(side, view, reader, &batches).await,
+            (AsOfSource::Relation { keys, order, .. }, Some(rows)) => find_in_rows(side, keys, *order, rows, &batches),
+            (AsOfSource::Relation { .. }, None) => Err(Error::internal("an as-of join's relation was not collected")),
+        };
+        let found = found.map_err(external)?;
+        join.history_rows.add(found.history_rows);
+        join.matched_rows.add(found.places.len() - found.places.null_count());
+        matches.push(found);
+    }
+    let prepared = Prepared { join: Arc::clone(&join), spine: batches, matches, _memory: memory };
+    Ok(Some((prepared.batches(), (spine, join, relations))))
+}
+
+impl Spine {
+    /// Collects rows until the memory limit; none at the end. The reservation covers the rows and what finding their answers
+    /// takes. A single batch that does not fit is an error.
+    async fn part(&mut self, join: &Join) -> Result<(Vec<RecordBatch>, MemoryReservation)> {
+        let memory = join.memory.new_empty();
+        let mut batches = Vec::new();
+        loop {
+            let batch = match self.next.take() {
+                Some(batch) => batch,
+                None => match self.input.next().await {
+                    Some(batch) => batch.map_err(internal)?,
+                    None => return Ok((batches, memory)),
+                },
+            };
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let per_row: usize = join.sides.iter().map(|side| SIDE_ROW_BYTES + side.columns.len() * COLUMN_ROW_BYTES).sum();
+            let bytes = batch.get_array_memory_size() + batch.num_rows() * per_row;
+            match memory.try_grow(bytes) {
+                Ok(()) => batches.push(batch),
+                Err(_) if !batches.is_empty() => {
+                    self.next = Some(batch);
+                    return Ok((batches, memory));
+                }
+                Err(error) => return Err(internal(error)),
+            }
+        }
+    }
 }
 
 impl Join {
-    /// Collects the left side and finds the answers.
-    async fn prepare(self, mut input: SendableRecordBatchStream) -> Result<Prepared> {
-        let mut spine = Vec::new();
-        while let Some(batch) = input.next().await {
-            let batch = batch.map_err(internal)?;
-            if batch.num_rows() > 0 {
+    /// The relations among the right sides, each as one batch.
+    async fn collect_relations(&self, relations: Vec<Option<SendableRecordBatchStream>>) -> Result<Vec<Option<RecordBatch>>> {
+        let mut collected = Vec::with_capacity(relations.len());
+        for relation in relations {
+            let Some(mut relation) = relation else {
+                collected.push(None);
+                continue;
+            };
+            let mut batches = Vec::new();
+            while let Some(batch) = relation.next().await {
+                let batch = batch.map_err(internal)?;
                 self.memory.try_grow(batch.get_array_memory_size()).map_err(internal)?;
-                spine.push(batch);
+                batches.push(batch);
             }
+            collected.push(Some(concat_batches(&relation.schema(), &batches).map_err(kernel)?));
         }
-        let mut matches = Vec::with_capacity(self.sides.len());
-        for view in self.sides.iter() {
-            matches.push(self.find(view, &spine).await?);
-        }
-        Ok(Prepared { join: self, spine, matches })
+        Ok(collected)
     }
 
-    async fn find(&self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<Matches> {
-        let AsOfSource::View { view, reader } = &side.source else {
-            return Err(crate::error::Error::unsupported("ASOF JOIN with this relation"));
-        };
-        if side.known_at.is_some() || side.reach.direction != Direction::Backward || side.reach.bound != Bound::Inclusive {
-            return Err(crate::error::Error::unsupported("this form of as-of join"));
-        }
+    async fn find_in_view(
+        &self,
+        side: &AsOfSide,
+        view: &FeatureView,
+        reader: &DatasetReader,
+        spine: &[RecordBatch],
+    ) -> Result<Matches> {
         let keys = side.keys.iter().zip(&view.keys);
-        let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type)).collect::<Result<Vec<_>>>()?;
-        let instants = evaluate(&side.instant, spine, &SqlType::TimestampTz)?;
-        let slots = Slots::new(&view.keys, &keys, instants.as_primitive::<TimestampMicrosecondType>())?;
+        let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
+        let instant_type = SqlType::TimestampTz.arrow();
+        let instants = micros(&evaluate(&side.instant, spine, &instant_type)?);
+        let left_rows = instants.len();
+        let known = side.known_at.as_ref().map(|known| Ok::<_, Error>(micros(&evaluate(known, spine, &instant_type)?)));
+        let known = known.transpose()?;
+        // A left row that knows nothing has no answer.
+        let instants = match &known {
+            Some(known) => Int64Array::new(instants.values().clone(), NullBuffer::union(instants.nulls(), known.nulls())),
+            None => instants,
+        };
+        let instants = mirrored(instants, Mirror::of(side.reach.direction));
+        let slots = Slots::new(KeyDictionary::new(&view.keys)?, &keys, &instants)?;
         drop(keys);
-        // Slots, and a candidate of 32 bytes for each.
-        let scratch = slots.bytes() + slots.len() * 32;
-        self.memory.try_grow(scratch).map_err(internal)?;
+        let known = match known {
+            None => Knowledge::All,
+            Some(known) => {
+                let of_slots: Vec<i64> = (0..slots.len()).map(|slot| known.value(slots.row(slot))).collect();
+                match of_slots.first() {
+                    Some(first) if of_slots.iter().all(|known| known == first) => Knowledge::Until(*first),
+                    _ => Knowledge::OfSlot(of_slots),
+                }
+            }
+        };
         let names = view.schema();
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        let matches = find_matches(view, side.reach.window, reader, &slots, instants.len(), &columns).await?;
-        self.memory.shrink(scratch);
-        self.memory.try_grow(matches.rows.get_array_memory_size() + instants.len() * 4).map_err(internal)?;
-        self.history_rows.add(matches.history_rows);
-        self.matched_rows.add(matches.places.len() - matches.places.null_count());
-        Ok(matches)
+        find_matches(&Question { view, reader, slots: &slots, reach: side.reach, known, left_rows }, &columns).await
     }
 }
 
+fn find_in_rows(side: &AsOfSide, keys: &[usize], order: usize, rows: &RecordBatch, spine: &[RecordBatch]) -> Result<Matches> {
+    let key_columns: Vec<ArrayRef> = keys.iter().map(|place| Arc::clone(rows.column(*place))).collect();
+    let key_types: Vec<_> = key_columns.iter().map(|column| column.data_type().clone()).collect();
+    let left_keys = side.keys.iter().zip(&key_types);
+    let left_keys = left_keys.map(|(expr, data_type)| evaluate(expr, spine, data_type)).collect::<Result<Vec<_>>>()?;
+    let order = rows.column(order);
+    let instants = evaluate(&side.instant, spine, order.data_type())?;
+    let mirror = Mirror::of(side.reach.direction);
+    let (instants, order) = comparable_numbers(&instants, order)?;
+    let (instants, order) = (mirrored(instants, mirror), mirrored(order, mirror));
+    let slots = Slots::new(KeyDictionary::of_types(&key_types)?, &left_keys, &instants)?;
+    find_in_relation(&slots, side.reach, instants.len(), rows, &key_columns, &order, &side.columns)
+}
+
+fn micros(instants: &ArrayRef) -> Int64Array {
+    instants.as_primitive::<TimestampMicrosecondType>().reinterpret_cast::<Int64Type>()
+}
+
 /// The values of `expr` for all left rows, as one array.
-fn evaluate(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch], data_type: &SqlType) -> Result<ArrayRef> {
-    let data_type = data_type.arrow();
+fn evaluate(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch], data_type: &DataType) -> Result<ArrayRef> {
     let mut parts = Vec::with_capacity(spine.len());
     for batch in spine {
         let values = expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(internal)?;
-        parts.push(as_type(&values, &data_type)?);
+        parts.push(as_type(&values, data_type)?);
     }
     if parts.is_empty() {
-        return Ok(arrow::array::new_empty_array(&data_type));
+        return Ok(arrow::array::new_empty_array(data_type));
     }
     let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
     concat(&parts).map_err(kernel)

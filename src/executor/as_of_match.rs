@@ -1,4 +1,4 @@
-//! For each left row of an as-of join, the history row that answers it.
+//! For each left row of an as-of join, the row of a view's history that answers it.
 //!
 //! History streams in any order. A history row that became true at `e` can answer every left row of its entity from `e` on,
 //! so it is offered to the first slot whose instant is not before `e`, where the greatest by (event time, commit time,
@@ -12,6 +12,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::UInt64Type;
 use futures::StreamExt;
 
+use super::as_of_side::{Bound, Direction, Reach};
 use super::key_dictionary::NO_ENTITY;
 use super::snapshot::Versions;
 use super::source::{DatasetReader, column};
@@ -48,46 +49,83 @@ pub(crate) struct Matches {
     pub(crate) history_rows: usize,
 }
 
-/// Finds the answers to `slots`, of `left_rows` left rows, in the history of `view`, with these of its columns.
-pub(crate) async fn find_matches(
-    view: &FeatureView,
-    ttl: Option<Ttl>,
-    reader: &DatasetReader,
-    slots: &Slots,
-    left_rows: usize,
-    columns: &[String],
-) -> Result<Matches> {
-    let Some(predicates) = window(view, ttl, slots) else {
+/// What an as-of join asks a view, with the left rows in slots. Instants are mirrored where the answer lies ahead
+/// ([`Mirror`]), so that it always is the greatest row at or before the instant.
+pub(crate) struct Question<'a> {
+    pub(crate) view: &'a FeatureView,
+    pub(crate) reader: &'a DatasetReader,
+    pub(crate) slots: &'a Slots,
+    pub(crate) reach: Reach,
+    pub(crate) known: Knowledge,
+    /// How many left rows there are, with and without slots.
+    pub(crate) left_rows: usize,
+}
+
+/// What the left rows know.
+#[derive(Debug)]
+pub(crate) enum Knowledge {
+    /// Everything that is committed.
+    All,
+    /// What was committed by one time.
+    Until(i64),
+    /// What was committed by a time of each slot's own.
+    OfSlot(Vec<i64>),
+}
+
+/// Turns time around for answers that lie ahead: `!t` falls as `t` rises, without overflow.
+#[derive(Clone, Copy)]
+pub(crate) struct Mirror(i64);
+
+impl Mirror {
+    pub(crate) fn of(direction: Direction) -> Self {
+        Self(match direction {
+            Direction::Backward => 0,
+            Direction::Forward => -1,
+        })
+    }
+
+    /// An instant as it is compared, or back.
+    pub(crate) fn turn(self, instant: i64) -> i64 {
+        instant ^ self.0
+    }
+}
+
+/// Finds the answers in the view's history, with these of its columns.
+pub(crate) async fn find_matches(question: &Question<'_>, columns: &[String]) -> Result<Matches> {
+    let Question { view, reader, slots, .. } = question;
+    let Some(predicates) = question.window() else {
         let schema = super::batches::project_schema(reader.schema(), columns, false)?;
-        let places = UInt32Array::new_null(left_rows);
+        let places = UInt32Array::new_null(question.left_rows);
         return Ok(Matches { rows: RecordBatch::new_empty(schema), places, history_rows: 0 });
     };
-    let mut candidates = Candidates::new(slots.len());
+    let mut candidates = match question.known {
+        Knowledge::All | Knowledge::Until(_) => Candidates::Greatest(Greatest::new(slots.len())),
+        Knowledge::OfSlot(_) => Candidates::Every(Every::new(slots.entities())),
+    };
     let mut history_rows = 0;
     let mut scan = Scan { columns: deciding_columns(view), predicates, added_after: None, row_address: true };
     let mut history = reader.scan_stored(scan.clone()).await?;
     while let Some(batch) = history.next().await {
         let batch = batch?;
         history_rows += batch.num_rows();
-        candidates.offer(view, slots, &batch)?;
+        candidates.offer(question, &batch)?;
     }
     scan.row_address = false;
     let mut held = Vec::new();
     for batch in reader.held_rows(&scan)? {
         let first = held.iter().map(RecordBatch::num_rows).sum();
-        candidates.offer(view, slots, &addressed(&batch, first)?)?;
+        candidates.offer(question, &addressed(&batch, first)?)?;
         held.push(batch);
     }
     reader.metrics().history_rows.add(history_rows as u64);
-    let chosen = candidates.choose(ttl, slots);
-    drop(candidates);
+    let chosen = candidates.choose(question);
     let mut winners = chosen.clone();
     winners.retain(|address| *address != NO_ROW);
     winners.sort_unstable();
     winners.dedup();
     scan.columns = columns.to_vec();
     let fetched = fetch(reader, scan, &winners, history_rows).await?;
-    let mut places = vec![None; left_rows];
+    let mut places = vec![None; question.left_rows];
     for (slot, address) in chosen.iter().enumerate() {
         if let Ok(winner) = winners.binary_search(address) {
             places[slots.row(slot)] = Some(fetched.places[winner]);
@@ -96,11 +134,35 @@ pub(crate) async fn find_matches(
     Ok(Matches { rows: fetched.rows, places: UInt32Array::from(places), history_rows })
 }
 
-/// Between which event times an answer can lie; `None` where no left row can have one.
-fn window(view: &FeatureView, ttl: Option<Ttl>, slots: &Slots) -> Option<Vec<Predicate>> {
-    let (earliest, latest) = slots.bounds()?;
-    let min = Ttl::oldest(ttl, EventTime::from_micros(earliest));
-    Some(vec![Predicate::EventTime { column: view.event_time.clone(), min, max: Some(EventTime::from_micros(latest)) }])
+impl Question<'_> {
+    /// Between which times an answer can lie; `None` where no left row can have one.
+    fn window(&self) -> Option<Vec<Predicate>> {
+        let (earliest, latest) = self.slots.bounds()?;
+        let mirror = Mirror::of(self.reach.direction);
+        let oldest = Ttl::oldest(self.reach.window, EventTime::from_micros(earliest));
+        let (far, near) = (oldest.map(|oldest| mirror.turn(oldest.micros())), Some(mirror.turn(latest)));
+        let (min, max) = match self.reach.direction {
+            Direction::Backward => (far, near),
+            Direction::Forward => (near, far),
+        };
+        let column = self.view.event_time.clone();
+        let time = EventTime::from_micros;
+        let mut predicates = vec![Predicate::EventTime { column, min: min.map(time), max: max.map(time) }];
+        let known = match &self.known {
+            Knowledge::All => None,
+            Knowledge::Until(known) => Some(*known),
+            Knowledge::OfSlot(known) => known.iter().max().copied(),
+        };
+        if let Some(known) = known {
+            predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max: Some(time(known)) });
+        }
+        Some(predicates)
+    }
+
+    /// Whether a row of this (mirrored) event time is near enough to a slot's instant.
+    fn reaches(&self, slot: usize, event_time: i64) -> bool {
+        Ttl::is_live(self.reach.window, EventTime::from_micros(event_time), EventTime::from_micros(self.slots.time(slot)))
+    }
 }
 
 /// The columns that decide which row answers.
@@ -119,40 +181,68 @@ fn addressed(batch: &RecordBatch, first: usize) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns).map_err(kernel)
 }
 
-/// The greatest row offered to each slot so far.
-struct Candidates {
-    versions: Vec<(i64, i64, i64)>,
-    addresses: Vec<u64>,
+/// The rows that may answer.
+enum Candidates {
+    Greatest(Greatest),
+    Every(Every),
 }
 
 impl Candidates {
-    fn new(slots: usize) -> Self {
-        Self { versions: vec![(i64::MIN, i64::MIN, i64::MIN); slots], addresses: vec![NO_ROW; slots] }
-    }
-
-    fn offer(&mut self, view: &FeatureView, slots: &Slots, history: &RecordBatch) -> Result<()> {
-        let keys = view.keys.iter().map(|key| column(history, &key.name)).collect::<Result<Vec<ArrayRef>>>()?;
-        let entities = slots.find(&keys, history.num_rows())?;
-        let versions = Versions::of(history, &view.event_time)?;
+    fn offer(&mut self, question: &Question<'_>, history: &RecordBatch) -> Result<()> {
+        let keys = question.view.keys.iter().map(|key| column(history, &key.name)).collect::<Result<Vec<ArrayRef>>>()?;
+        let entities = question.slots.find(&keys, history.num_rows())?;
+        let versions = Versions::of(history, &question.view.event_time)?;
         let addresses = column(history, ROW_ADDRESS)?;
         let addresses = addresses.as_primitive::<UInt64Type>();
+        let mirror = Mirror::of(question.reach.direction);
         for (row, entity) in entities.iter().enumerate() {
             if *entity == NO_ENTITY {
                 continue;
             }
-            let version = versions.at(row);
-            let Some(slot) = slots.first_not_before(*entity, version.0) else { continue };
-            if self.addresses[slot] == NO_ROW || version > self.versions[slot] {
-                self.versions[slot] = version;
-                self.addresses[slot] = if versions.is_retraction(row) { RETRACTION } else { addresses.value(row) };
+            let (event_time, created_time, sequence) = versions.at(row);
+            let version = (mirror.turn(event_time), created_time, sequence);
+            let address = if versions.is_retraction(row) { RETRACTION } else { addresses.value(row) };
+            match self {
+                Candidates::Greatest(greatest) => greatest.offer(question, *entity, version, address),
+                Candidates::Every(every) => every.rows[*entity as usize].push((version, address)),
             }
         }
         Ok(())
     }
 
     /// The address of each slot's answer, or [`NO_ROW`].
-    fn choose(&mut self, ttl: Option<Ttl>, slots: &Slots) -> Vec<u64> {
-        for (start, end) in slots.ranges() {
+    fn choose(self, question: &Question<'_>) -> Vec<u64> {
+        match self {
+            Candidates::Greatest(greatest) => greatest.choose(question),
+            Candidates::Every(every) => every.choose(question),
+        }
+    }
+}
+
+/// What orders a row: event time (mirrored where the answer lies ahead), commit time, sequence.
+type Version = (i64, i64, i64);
+
+/// The greatest row offered to each slot so far.
+struct Greatest {
+    versions: Vec<Version>,
+    addresses: Vec<u64>,
+}
+
+impl Greatest {
+    fn new(slots: usize) -> Self {
+        Self { versions: vec![(i64::MIN, i64::MIN, i64::MIN); slots], addresses: vec![NO_ROW; slots] }
+    }
+
+    fn offer(&mut self, question: &Question<'_>, entity: u32, version: Version, address: u64) {
+        let Some(slot) = question.slots.first_answered(entity, version.0, question.reach.bound) else { return };
+        if self.addresses[slot] == NO_ROW || version > self.versions[slot] {
+            self.versions[slot] = version;
+            self.addresses[slot] = address;
+        }
+    }
+
+    fn choose(mut self, question: &Question<'_>) -> Vec<u64> {
+        for (start, end) in question.slots.ranges() {
             for slot in start + 1..end {
                 let earlier = slot - 1;
                 let keeps = self.addresses[slot] != NO_ROW && self.versions[slot] > self.versions[earlier];
@@ -162,15 +252,47 @@ impl Candidates {
                 }
             }
         }
-        let answer = |slot: usize| {
-            let address = self.addresses[slot];
-            let event_time = EventTime::from_micros(self.versions[slot].0);
-            let live = address != NO_ROW
-                && address != RETRACTION
-                && Ttl::is_live(ttl, event_time, EventTime::from_micros(slots.time(slot)));
-            if live { address } else { NO_ROW }
+        let answers = self.addresses.iter().zip(&self.versions).enumerate();
+        let answer = |(slot, (address, version)): (usize, (&u64, &Version))| match *address {
+            NO_ROW | RETRACTION => NO_ROW,
+            address if question.reaches(slot, version.0) => address,
+            _ => NO_ROW,
         };
-        (0..slots.len()).map(answer).collect()
+        answers.map(answer).collect()
+    }
+}
+
+/// Every row of each entity, for slots that know different things: a later instant may know less than an earlier one, so
+/// that a running maximum would not do. Each slot walks back from its instant to the first row that it knew, which is as
+/// many steps as there were corrections.
+struct Every {
+    rows: Vec<Vec<(Version, u64)>>,
+}
+
+impl Every {
+    fn new(entities: usize) -> Self {
+        Self { rows: vec![Vec::new(); entities] }
+    }
+
+    fn choose(mut self, question: &Question<'_>) -> Vec<u64> {
+        let mut chosen = vec![NO_ROW; question.slots.len()];
+        let Knowledge::OfSlot(known) = &question.known else { return chosen };
+        for (rows, (start, end)) in self.rows.iter_mut().zip(question.slots.ranges()) {
+            rows.sort_unstable();
+            for slot in start..end {
+                let time = question.slots.time(slot);
+                let reached = rows.partition_point(|((event_time, ..), _)| match question.reach.bound {
+                    Bound::Inclusive => *event_time <= time,
+                    Bound::Strict => *event_time < time,
+                });
+                let near = rows[..reached].iter().rev().take_while(|((event_time, ..), _)| question.reaches(slot, *event_time));
+                let answer = near.into_iter().find(|((_, created_time, _), _)| *created_time <= known[slot]);
+                if let Some((_, address)) = answer.filter(|(_, address)| *address != RETRACTION) {
+                    chosen[slot] = *address;
+                }
+            }
+        }
+        chosen
     }
 }
 

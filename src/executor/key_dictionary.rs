@@ -11,7 +11,6 @@ use datafusion::common::HashMap;
 use super::kernel;
 use crate::error::Result;
 use crate::registry::KeyColumn;
-use crate::types::SqlType;
 
 /// The number that stands for a key with a NULL in it, or one that the dictionary does not have.
 pub(crate) const NO_ENTITY: u32 = u32::MAX;
@@ -36,29 +35,32 @@ enum Entities {
 }
 
 impl KeyDictionary {
-    /// An empty dictionary for keys of these columns.
+    /// An empty dictionary for a view's keys.
     pub(crate) fn new(keys: &[KeyColumn]) -> Result<Self> {
-        let entities = match keys {
-            [] => Entities::One,
-            [key] => match key.data_type {
-                SqlType::Boolean
-                | SqlType::SmallInt
-                | SqlType::Integer
-                | SqlType::BigInt
-                | SqlType::Date
-                | SqlType::Timestamp
-                | SqlType::TimestampTz => Entities::Integers(HashMap::default()),
-                SqlType::Text | SqlType::Uuid => Entities::Texts(HashMap::default()),
-                _ => Self::rows(keys)?,
-            },
-            keys => Self::rows(keys)?,
-        };
-        Ok(Self { entities, count: 0 })
+        let types: Vec<DataType> = keys.iter().map(|key| key.data_type.arrow()).collect();
+        Self::of_types(&types)
     }
 
-    fn rows(keys: &[KeyColumn]) -> Result<Entities> {
-        let fields = keys.iter().map(|key| SortField::new(key.data_type.arrow())).collect();
-        Ok(Entities::Rows(Arc::new(RowConverter::new(fields).map_err(kernel)?), HashMap::default()))
+    /// An empty dictionary for keys of these types.
+    pub(crate) fn of_types(types: &[DataType]) -> Result<Self> {
+        let entities = match types {
+            [] => Entities::One,
+            [
+                DataType::Boolean
+                | DataType::Int8
+                | DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::Date32
+                | DataType::Timestamp(..),
+            ] => Entities::Integers(HashMap::default()),
+            [DataType::Utf8] => Entities::Texts(HashMap::default()),
+            types => {
+                let fields = types.iter().cloned().map(SortField::new).collect();
+                Entities::Rows(Arc::new(RowConverter::new(fields).map_err(kernel)?), HashMap::default())
+            }
+        };
+        Ok(Self { entities, count: 0 })
     }
 
     /// How many entities it has.
@@ -173,6 +175,7 @@ fn row_slots(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::SqlType;
 
     fn key(data_type: SqlType) -> KeyColumn {
         KeyColumn { name: "k".into(), data_type }

@@ -6,6 +6,7 @@
 
 mod as_of_join;
 mod as_of_match;
+mod as_of_relation;
 mod as_of_side;
 mod batches;
 mod key_dictionary;

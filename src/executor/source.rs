@@ -91,6 +91,11 @@ impl DatasetReader {
         Ok(Self { dataset, version, schema, stores: stores.clone(), held })
     }
 
+    /// A reader of a version that a query names, without the rows that its block keeps back. Does no IO.
+    pub fn at_version(dataset: Dataset, version: DatasetVersion, schema: SchemaRef, stores: &Stores) -> Self {
+        Self { dataset, version, schema, stores: stores.clone(), held: Vec::new() }
+    }
+
     /// The version read.
     pub fn version(&self) -> DatasetVersion {
         self.version

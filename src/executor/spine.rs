@@ -1,10 +1,10 @@
 //! The left side of an as-of join, ordered so that history needs no order.
 
-use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, Int64Array};
 
+use super::as_of_side::Bound;
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
 use crate::error::{Error, Result, SqlState};
-use crate::registry::KeyColumn;
 
 /// The left rows that can match, as slots sorted by entity and instant.
 #[derive(Debug)]
@@ -19,11 +19,11 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// The slots of left rows with these keys and instants. Rows with a NULL in either have none.
-    pub(crate) fn new(keys: &[KeyColumn], columns: &[ArrayRef], instants: &TimestampMicrosecondArray) -> Result<Self> {
+    /// The slots of left rows with these keys and instants; `entities` is empty and made for such keys. Rows with a NULL in
+    /// either have none.
+    pub(crate) fn new(mut entities: KeyDictionary, columns: &[ArrayRef], instants: &Int64Array) -> Result<Self> {
         let count = u32::try_from(instants.len())
             .map_err(|_| Error::new(SqlState::ProgramLimitExceeded, "too many rows on the left side of an as-of join"))?;
-        let mut entities = KeyDictionary::new(keys)?;
         let numbers = entities.intern(columns, instants.len())?;
         let mut starts = vec![0_u32; entities.len() + 1];
         let can_match = |row: usize| numbers[row] != NO_ENTITY && !instants.is_null(row);
@@ -65,11 +65,15 @@ impl Slots {
         self.entities.find(columns, rows)
     }
 
-    /// The first slot of `entity` whose instant is not before `event_time`.
-    pub(crate) fn first_not_before(&self, entity: u32, event_time: i64) -> Option<usize> {
+    /// The first slot of `entity` that a row of `event_time` can answer.
+    pub(crate) fn first_answered(&self, entity: u32, event_time: i64, bound: Bound) -> Option<usize> {
         let (start, end) = self.range(entity as usize);
-        let place = start + self.times[start..end].partition_point(|time| *time < event_time);
-        (place < end).then_some(place)
+        let times = &self.times[start..end];
+        let place = match bound {
+            Bound::Inclusive => times.partition_point(|time| *time < event_time),
+            Bound::Strict => times.partition_point(|time| *time <= event_time),
+        };
+        (place < times.len()).then_some(start + place)
     }
 
     /// Each entity's slots.
@@ -81,6 +85,11 @@ impl Slots {
         (self.starts[entity] as usize, self.starts[entity + 1] as usize)
     }
 
+    /// How many entities the left rows have.
+    pub(crate) fn entities(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// The instant of a slot.
     pub(crate) fn time(&self, slot: usize) -> i64 {
         self.times[slot]
@@ -90,32 +99,28 @@ impl Slots {
     pub(crate) fn row(&self, slot: usize) -> usize {
         self.rows[slot] as usize
     }
-
-    /// The bytes it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.times.len() * 12 + self.starts.len() * 4 + self.entities.len() * 48
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::Int64Array;
+    use arrow::datatypes::DataType;
 
     use super::*;
-    use crate::types::SqlType;
 
     #[test]
     fn slots_are_sorted_and_rows_that_cannot_match_have_none() {
-        let key = KeyColumn { name: "k".into(), data_type: SqlType::BigInt };
         let keys: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), Some(8), Some(7), None, Some(7)]));
-        let instants = TimestampMicrosecondArray::from(vec![Some(30), Some(5), Some(10), Some(1), None]);
-        let slots = Slots::new(&[key], &[keys], &instants).unwrap();
+        let instants = Int64Array::from(vec![Some(30), Some(5), Some(10), Some(1), None]);
+        let slots = Slots::new(KeyDictionary::of_types(&[DataType::Int64]).unwrap(), &[keys], &instants).unwrap();
         assert_eq!(slots.len(), 3);
         assert_eq!(slots.bounds(), Some((5, 30)));
-        assert_eq!(slots.first_not_before(0, 10).map(|slot| slots.row(slot)), Some(2));
-        assert_eq!(slots.first_not_before(0, 11).map(|slot| slots.row(slot)), Some(0));
-        assert_eq!(slots.first_not_before(0, 31), None);
+        let first = |event_time, bound| slots.first_answered(0, event_time, bound).map(|slot| slots.row(slot));
+        assert_eq!(first(10, Bound::Inclusive), Some(2));
+        assert_eq!(first(10, Bound::Strict), Some(0));
+        assert_eq!(first(11, Bound::Inclusive), Some(0));
+        assert_eq!(first(30, Bound::Strict), None);
+        assert_eq!(first(31, Bound::Inclusive), None);
     }
 }

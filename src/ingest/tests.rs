@@ -37,6 +37,7 @@ fn view(id: u32, features: Vec<Feature>) -> Arc<FeatureView> {
         online: true,
         comment: None,
         options: BTreeMap::new(),
+        tags: Default::default(),
     })
 }
 

@@ -172,6 +172,10 @@ impl OfflineStore for LanceStore {
         self.handles.latest(dataset).await
     }
 
+    async fn commit_of(&self, dataset: Dataset, version: DatasetVersion) -> Result<Option<Commit>> {
+        self.handles.commit_of(dataset, version).await
+    }
+
     async fn scan(&self, dataset: Dataset, version: DatasetVersion, scan: Scan) -> Result<BatchStream> {
         let handle = self.handles.at(dataset, version).await?;
         let schema = given_schema(dataset, &handle, &scan.columns, scan.row_address)?;

@@ -93,6 +93,9 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
     /// The newest commit of the dataset; of an empty one, the version that made it and the commit time 0.
     async fn latest(&self, dataset: Dataset) -> Result<Commit>;
 
+    /// The commit that made a version; `None` where there is no such version: it is not written yet, or is gone.
+    async fn commit_of(&self, dataset: Dataset, version: DatasetVersion) -> Result<Option<Commit>>;
+
     /// The rows of one version that match, in no promised order. Costs what it reads: only the columns asked for.
     async fn scan(&self, dataset: Dataset, version: DatasetVersion, scan: Scan) -> Result<BatchStream>;
 

@@ -17,9 +17,6 @@ use crate::types::text::TextParser;
 /// The name of the event time column where a view gives none.
 const EVENT_TIME_DEFAULT: &str = "event_time";
 
-/// The microseconds of a day, which is always 24 hours here.
-const DAY_MICROS: i64 = 86_400_000_000;
-
 /// `CREATE ENTITY name KEY (column type, …)`
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreateEntity {
@@ -69,6 +66,12 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
         drop_objects(cursor, ObjectKind::Entity)?
     } else if cursor.eat_words(&["drop", "feature", "view"]) {
         drop_objects(cursor, ObjectKind::FeatureView)?
+    } else if cursor.eat_words(&["create", "tag"]) {
+        create_tag(cursor)?
+    } else if cursor.eat_words(&["drop", "tag"]) {
+        let if_exists = cursor.eat_words(&["if", "exists"]);
+        let (tag, view) = tag_on_view(cursor)?;
+        Statement::DropTag { tag, view, if_exists }
     } else if cursor.eat_words(&["show", "feature", "views"]) {
         Statement::ShowFeatureViews
     } else if cursor.eat_words(&["show", "entities"]) {
@@ -84,13 +87,12 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
 
 /// Statements of the design that this version does not have.
 fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
-    let unbuilt: [(&[&str], &str); 8] = [
+    let unbuilt: [(&[&str], &str); 7] = [
         (&["create", "feature", "service"], "CREATE FEATURE SERVICE"),
         (&["drop", "feature", "service"], "DROP FEATURE SERVICE"),
         (&["show", "feature", "services"], "SHOW FEATURE SERVICES"),
         (&["alter", "feature"], "ALTER FEATURE VIEW"),
         (&["alter", "entity"], "ALTER ENTITY"),
-        (&["create", "tag"], "CREATE TAG"),
         (&["refresh"], "REFRESH"),
         (&["optimize"], "OPTIMIZE"),
     ];
@@ -102,6 +104,24 @@ fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
 
 fn if_not_exists(cursor: &mut Cursor<'_>) -> bool {
     cursor.eat_words(&["if", "not", "exists"])
+}
+
+/// `[IF NOT EXISTS] name ON FEATURE VIEW view [VERSION n]`
+fn create_tag(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    let if_not_exists = if_not_exists(cursor);
+    let (tag, view) = tag_on_view(cursor)?;
+    let version = if cursor.eat("version") { Some(cursor.parse(Parser::parse_literal_uint)?) } else { None };
+    Ok(Statement::CreateTag { tag, view, version, if_not_exists })
+}
+
+/// A tag's name may be written as a name or as text, as `VERSION AS OF` wants it.
+fn tag_on_view(cursor: &mut Cursor<'_>) -> Result<(String, RelationName)> {
+    let tag = match cursor.string() {
+        Ok(tag) => tag,
+        Err(_) => cursor.identifier()?,
+    };
+    ["on", "feature", "view"].iter().try_for_each(|word| cursor.expect(word))?;
+    Ok((tag, cursor.relation_name()?))
 }
 
 fn create_entity(cursor: &mut Cursor<'_>) -> Result<CreateEntity> {
@@ -220,12 +240,10 @@ fn ttl(cursor: &mut Cursor<'_>) -> Result<Ttl> {
             text = format!("{text} {unit}");
         }
     }
-    let micros = fixed_micros(&text).map_err(|error| error.at(position))?;
-    Ttl::from_micros(micros).map_err(|error| error.at(position))
+    fixed_length(&text).map_err(|error| error.at(position))
 }
 
-/// The microseconds of an interval of fixed length; a day has 24 hours, months have no length.
-fn fixed_micros(text: &str) -> Result<i64> {
+fn fixed_length(text: &str) -> Result<Ttl> {
     let mut parser = TextParser::new(&SqlType::Interval, "UTC")?;
     parser.append(Some(text))?;
     let array = parser.finish();
@@ -234,15 +252,7 @@ fn fixed_micros(text: &str) -> Result<i64> {
     if intervals.len() != 1 || intervals.is_null(0) {
         return Err(invalid());
     }
-    let interval = intervals.value(0);
-    if interval.months != 0 {
-        return Err(Error::new(SqlState::InvalidParameterValue, format!("interval \"{text}\" has no fixed length"))
-            .hint("Months and years differ in length; give days (of 24 hours) or less."));
-    }
-    i64::from(interval.days)
-        .checked_mul(DAY_MICROS)
-        .and_then(|days| days.checked_add(interval.nanoseconds / 1_000))
-        .ok_or_else(|| Error::new(SqlState::DatetimeFieldOverflow, format!("interval \"{text}\" is out of range")))
+    Ttl::from_interval(intervals.value(0))
 }
 
 fn options(cursor: &mut Cursor<'_>, view: &mut CreateFeatureView) -> Result<()> {

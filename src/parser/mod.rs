@@ -1,11 +1,12 @@
 //! SQL text to [`Statement`], parsed once.
 //!
 //! What PostgreSQL and DataFusion know is parsed by sqlparser with PostgreSQL's dialect. Ours are the time clauses
-//! ([`time_clause`]), which are taken out of the token stream and travel beside the tables they stand at, and the
-//! statements that define features ([`definition`]). From here on the tree travels, never text.
+//! ([`time_clause`]), which are taken out of the token stream and travel beside the tables they stand at, the two spellings of
+//! `ASOF JOIN` ([`as_of_join`]), and the statements that define features ([`definition`]). From here on the tree travels, never text.
 
 use sqlparser::ast;
 
+pub mod as_of_join;
 mod cursor;
 mod data_type;
 pub mod definition;
@@ -16,6 +17,7 @@ mod statement;
 pub mod time_clause;
 mod translate;
 
+pub use as_of_join::{AsOfJoin, Spelling};
 pub use data_type::sql_type;
 pub use definition::{CreateEntity, CreateFeatureView};
 pub use rows::{assigned_parameters, takes_type_of_column, with_defaults};
@@ -32,6 +34,8 @@ pub struct Query {
     pub body: Box<ast::Query>,
     /// The time clauses of its tables, wherever they stand in it.
     pub clauses: Vec<TimeClause>,
+    /// Its `ASOF JOIN`s, by the number that their match conditions carry in the tree.
+    pub joins: Vec<AsOfJoin>,
 }
 
 /// The relation a statement names: at most a schema and a name, folded to lower case where unquoted.
@@ -271,6 +275,26 @@ pub enum Statement {
         target: CommentTarget,
         /// The comment; `None` removes it.
         comment: Option<String>,
+    },
+    /// `CREATE TAG name ON FEATURE VIEW view [VERSION n]`
+    CreateTag {
+        /// The tag.
+        tag: String,
+        /// The feature view.
+        view: RelationName,
+        /// The version it names; the newest where none is given.
+        version: Option<u64>,
+        /// Leave a tag of that name as it is.
+        if_not_exists: bool,
+    },
+    /// `DROP TAG name ON FEATURE VIEW view`
+    DropTag {
+        /// The tag.
+        tag: String,
+        /// The feature view.
+        view: RelationName,
+        /// No error if there is none.
+        if_exists: bool,
     },
     /// `SHOW FEATURE VIEWS`
     ShowFeatureViews,

@@ -6,7 +6,7 @@ use sqlparser::parser::{IsOptional, Parser};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Source, ident_name, relation_name};
-use super::{CommentTarget, Query, Statement, definition, settings, time_clause, translate};
+use super::{CommentTarget, Query, Statement, as_of_join, definition, settings, time_clause, translate};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::ObjectKind;
 
@@ -36,6 +36,7 @@ pub fn parse_query(sql: &str) -> Result<Query> {
 pub(super) struct Reader<'a> {
     pub(super) cursor: Cursor<'a>,
     pub(super) clauses: Vec<super::TimeClause>,
+    pub(super) joins: Vec<super::AsOfJoin>,
 }
 
 impl Reader<'_> {
@@ -48,15 +49,16 @@ impl Reader<'_> {
 
     /// A query with the statement's time clauses put back at its tables.
     pub(super) fn with_clauses(&mut self, mut body: Box<ast::Query>) -> Result<Query> {
-        time_clause::attach(&mut body, &self.clauses)?;
-        Ok(Query { body, clauses: std::mem::take(&mut self.clauses) })
+        time_clause::attach(&mut body, &mut self.clauses)?;
+        Ok(Query { body, clauses: std::mem::take(&mut self.clauses), joins: std::mem::take(&mut self.joins) })
     }
 
     /// Fails if a time clause stands in a statement that has no place for one.
     fn finish(&self) -> Result<()> {
-        match self.clauses.first() {
-            None => Ok(()),
-            Some(lost) => Err(Error::unsupported("a time clause in this statement").at(lost.position)),
+        match (self.clauses.first(), self.joins.first()) {
+            (None, None) => Ok(()),
+            (Some(lost), _) => Err(Error::unsupported("a time clause in this statement").at(lost.position)),
+            (_, Some(lost)) => Err(Error::unsupported("ASOF JOIN in this statement").at(lost.position)),
         }
     }
 }
@@ -65,7 +67,8 @@ fn statement(source: Source<'_>, tokens: Vec<TokenWithSpan>) -> Result<Statement
     let text_tokens = tokens.clone();
     let tokens = translate::quoting_after_csv(tokens);
     let (tokens, clauses) = time_clause::extract(source, tokens)?;
-    let mut reader = Reader { cursor: Cursor::new(source, tokens), clauses };
+    let (tokens, joins) = as_of_join::extract(source, tokens)?;
+    let mut reader = Reader { cursor: Cursor::new(source, tokens), clauses, joins };
     let statement = one(&mut reader, &text_tokens)?;
     reader.finish()?;
     Ok(statement)

@@ -91,8 +91,10 @@ fn misplaced_clauses_are_errors() {
         ("SELECT a AS OF $1", SqlState::SyntaxError),
         ("INSERT INTO v AS OF $1 VALUES (1)", SqlState::SyntaxError),
         ("SELECT * FROM v AS OF $1 AS OF $2", SqlState::SyntaxError),
-        ("SELECT * FROM l ASOF JOIN v MATCH_CONDITION (l.t >= v.t) ON l.k = v.k", SqlState::FeatureNotSupported),
-        ("SELECT * FROM l ASOF LEFT JOIN v ON l.k = v.k AND l.t >= v.t", SqlState::FeatureNotSupported),
+        ("SELECT * FROM l ASOF JOIN v", SqlState::SyntaxError),
+        ("SELECT * FROM l ASOF JOIN v MATCH_CONDITION l.t >= v.t ON l.k = v.k", SqlState::SyntaxError),
+        ("SELECT * FROM l LEFT ASOF JOIN v ON l.k = v.k AND l.t >= v.t", SqlState::SyntaxError),
+        ("DELETE FROM l USING l ASOF JOIN v ON l.k = v.k AND l.t >= v.t", SqlState::FeatureNotSupported),
         ("COPY v AS OF $1 FROM STDIN", SqlState::FeatureNotSupported),
     ];
     for (sql, code) in cases {

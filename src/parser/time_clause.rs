@@ -7,7 +7,9 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{self, Ident, ObjectNamePart, TableFactor, TableVersion, VisitMut, VisitorMut};
+use sqlparser::ast::{
+    self, FunctionArg, FunctionArgExpr, Ident, ObjectNamePart, TableFactor, TableVersion, VisitMut, VisitorMut,
+};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
@@ -60,7 +62,7 @@ impl Head {
 
 /// Takes the clauses out of a statement's tokens and marks the tables they stood at.
 pub(super) fn extract(source: Source<'_>, tokens: Vec<TokenWithSpan>) -> Result<(Vec<TokenWithSpan>, Vec<TimeClause>)> {
-    refuse_unbuilt(source, &tokens)?;
+    refuse_marks(&tokens)?;
     if !tokens.iter().any(|token| is_word(&token.token, "of")) {
         return Ok((tokens, Vec::new()));
     }
@@ -132,57 +134,138 @@ fn not_at_a_table(position: usize) -> Error {
         .at(position)
 }
 
-/// The spellings of time travel that are understood but not built: refused by name wherever they stand.
-fn refuse_unbuilt(source: Source<'_>, tokens: &[TokenWithSpan]) -> Result<()> {
-    for (n, token) in tokens.iter().enumerate() {
-        if let Token::Word(word) = &token.token
-            && word.value.contains(MARK)
-        {
-            return Err(Error::new(SqlState::InvalidName, "a name cannot contain the character U+001F"));
-        }
-        let followed_by = |word: &str| tokens.get(n + 1).is_some_and(|next| is_word(&next.token, word));
-        if is_word(&token.token, "asof") && (followed_by("join") || followed_by("left") || followed_by("inner")) {
-            return Err(Error::unsupported("ASOF JOIN")
-                .hint("Write LEFT JOIN v AS OF l.ts AS f ON f.key = l.key.")
-                .at(source.position(token.span.start)));
-        }
+/// Our mark is nobody else's to write.
+fn refuse_marks(tokens: &[TokenWithSpan]) -> Result<()> {
+    let marked = |token: &TokenWithSpan| matches!(&token.token, Token::Word(word) if word.value.contains(MARK));
+    if tokens.iter().any(marked) {
+        return Err(Error::new(SqlState::InvalidName, "a name cannot contain the character U+001F"));
     }
     Ok(())
 }
 
-/// Turns the marks in a tree into table versions: `VERSION AS OF n`, where `n` is the clause's number. Fails unless each of
-/// the `expected` clauses is found exactly once, at a table.
-pub(super) fn attach<T: VisitMut>(tree: &mut T, clauses: &[TimeClause]) -> Result<()> {
-    let mut attacher = Attacher { found: 0 };
+/// Turns the marks in a tree into table versions: `VERSION AS OF n`, where `n` is the clause's number, and calls of
+/// `features_at` into the views they name, with clauses of their own. Fails unless each of the clauses that were taken from
+/// the tokens is found at a table.
+pub(super) fn attach<T: VisitMut>(tree: &mut T, clauses: &mut Vec<TimeClause>) -> Result<()> {
+    let mut attacher = Attacher { found: 0, called: Vec::new(), first: clauses.len() };
     let flow = tree.visit(&mut attacher);
     if let ControlFlow::Break(error) = flow {
         return Err(error);
     }
-    match clauses.get(attacher.found) {
-        None => Ok(()),
+    let Attacher { found, called, .. } = attacher;
+    match clauses.get(found) {
+        None => {
+            clauses.extend(called);
+            Ok(())
+        }
         Some(lost) => Err(not_at_a_table(lost.position)),
     }
 }
 
 struct Attacher {
     found: usize,
+    /// The clauses of `features_at` calls.
+    called: Vec<TimeClause>,
+    /// The number of the first of those.
+    first: usize,
 }
 
 impl VisitorMut for Attacher {
     type Break = Error;
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        match features_at(factor) {
+            Ok(None) => {}
+            Ok(Some((view, clause))) => {
+                *factor = view;
+                if let TableFactor::Table { version, .. } = factor {
+                    *version = Some(numbered((self.first + self.called.len()).to_string()));
+                }
+                self.called.push(clause);
+                return ControlFlow::Continue(());
+            }
+            Err(error) => return ControlFlow::Break(error),
+        }
         let TableFactor::Table { name, version, args, .. } = factor else { return ControlFlow::Continue(()) };
         let Some(ObjectNamePart::Identifier(ident)) = name.0.last_mut() else { return ControlFlow::Continue(()) };
         let Some((table, clause)) = split_mark(&ident.value) else { return ControlFlow::Continue(()) };
         if args.is_some() {
             return ControlFlow::Break(Error::unsupported("a time clause on a function"));
         }
-        let number = ast::Value::Number(clause.to_owned(), false).with_empty_span();
+        *version = Some(numbered(clause.to_owned()));
         *ident = Ident { value: table, quote_style: Some('"'), span: ident.span };
-        *version = Some(TableVersion::VersionAsOf(ast::Expr::Value(number)));
         self.found += 1;
         ControlFlow::Continue(())
+    }
+}
+
+fn numbered(clause: String) -> TableVersion {
+    TableVersion::VersionAsOf(ast::Expr::Value(ast::Value::Number(clause, false).with_empty_span()))
+}
+
+/// The view and the clause that a call of `features_at(view, as_of, within, system_time, version)` stands for; the arguments
+/// after the first may be named. `None` for anything else.
+fn features_at(factor: &TableFactor) -> Result<Option<(TableFactor, TimeClause)>> {
+    const PARAMETERS: [&str; 4] = ["as_of", "within", "system_time", "version"];
+    let (name, args, alias) = match factor {
+        TableFactor::Table { name, args: Some(arguments), alias, .. } => (name, &arguments.args, alias),
+        TableFactor::Function { name, args, alias, .. } => (name, args, alias),
+        _ => return Ok(None),
+    };
+    let [ObjectNamePart::Identifier(called)] = name.0.as_slice() else { return Ok(None) };
+    if called.quote_style.is_some() || !called.value.eq_ignore_ascii_case("features_at") {
+        return Ok(None);
+    }
+    let wrong = |what: &str| {
+        Error::new(SqlState::UndefinedFunction, format!("features_at {what}"))
+            .hint("Call features_at('view', as_of => …, within => …, system_time => …, version => …).")
+    };
+    let mut values: [Option<ast::Expr>; 4] = Default::default();
+    let mut view = None;
+    for (place, argument) in args.iter().enumerate() {
+        let (slot, value) = match argument {
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. }
+            | FunctionArg::ExprNamed { name: ast::Expr::Identifier(name), arg: FunctionArgExpr::Expr(value), .. } => {
+                let known = PARAMETERS.iter().position(|parameter| name.value.eq_ignore_ascii_case(parameter));
+                (known.ok_or_else(|| wrong(&format!("has no parameter \"{}\"", name.value)))?, value)
+            }
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) if place == 0 => {
+                view = text(value);
+                continue;
+            }
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) if place <= PARAMETERS.len() => (place - 1, value),
+            _ => return Err(wrong("takes a view and at most four instants and lengths")),
+        };
+        if values[slot].replace(value.clone()).is_some() {
+            return Err(wrong(&format!("is given \"{}\" twice", PARAMETERS[slot])));
+        }
+    }
+    let view = view.ok_or_else(|| wrong("needs the name of a feature view, as text"))?;
+    let [as_of, within, system_time, version] = values;
+    let position = usize::try_from(called.span.start.column).unwrap_or(1).max(1);
+    let parts = view.split('.').map(|part| ObjectNamePart::Identifier(Ident::new(part)));
+    let alias = alias
+        .clone()
+        .or_else(|| Some(ast::TableAlias { explicit: true, name: Ident::new("features_at"), columns: Vec::new(), at: None }));
+    let view = TableFactor::Table {
+        name: ast::ObjectName(parts.collect()),
+        alias,
+        args: None,
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    };
+    Ok(Some((view, TimeClause { as_of, within, system_time, version, position })))
+}
+
+fn text(expr: &ast::Expr) -> Option<String> {
+    match expr {
+        ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::SingleQuotedString(text), .. }) => Some(text.clone()),
+        _ => None,
     }
 }
 

@@ -1,64 +1,58 @@
 //! The time clauses: each is taken, or refused by name.
 //!
-//! A table with `AS OF` a constant becomes a [`SnapshotNode`], whose instant is known when the query runs. A table with
-//! `AS OF` a column becomes a relation that only an as-of join may read; once the query is planned, [`join_nodes`] turns the
-//! joins that have such a relation on their right into [`AsOfJoinNode`]s. What is left over is an error: DataFusion itself
-//! would drop a clause that nobody took and answer with today's rows.
+//! A table whose clause holds constants becomes a [`SnapshotNode`], whose moment is known when the query runs. A table whose
+//! clause names a column becomes a relation that only an as-of join may read, and so does a view directly right of an
+//! `ASOF JOIN`; once the query is planned, [`join_nodes`] turns the joins that have such a relation on their right into
+//! [`AsOfJoinNode`]s. What is left over is an error: DataFusion itself would drop a clause that nobody took and answer with
+//! today's rows.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result as DfResult};
-use datafusion::execution::{SessionState, TaskContext};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{Extension, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SendableRecordBatchStream,
-};
+use datafusion::logical_expr::{Extension, LogicalPlan, LogicalPlanBuilder, SubqueryAlias};
 use datafusion::sql::sqlparser::ast::{self, TableFactor, TableVersion, Visit, Visitor};
 use parking_lot::Mutex;
 
 use super::StatementContext;
-use super::as_of_join::join_node;
+use super::as_of_join::as_of_join;
 use super::errors::from_datafusion;
-use super::instant::{instant, resolve};
-use super::nodes::SnapshotNode;
-use super::provider::{Instant, RelationProvider};
-use crate::error::{Error, Result};
-use crate::executor::DatasetReader;
+use super::instant::instant;
+use super::match_condition::{MatchClause, match_clauses, match_join, match_number};
+use super::moment::{At, ClauseTimes, Moment, interval};
+use super::nodes::{MatchNode, SnapshotNode};
+use super::provider::RelationProvider;
+use crate::error::{Error, Result, SqlState};
 use crate::parser::{Query, TimeClause};
 use crate::registry::FeatureView;
+use crate::time::DatasetVersion;
 
-/// The time clauses of one query while it is planned.
+/// The time clauses and `ASOF JOIN`s of one query while it is planned.
 #[derive(Debug)]
 pub(super) struct TimeClauses {
     context: Arc<StatementContext>,
     clauses: Vec<TimeClause>,
-    /// The places of those that a relation or a join took.
+    matches: Vec<MatchClause>,
+    /// The places of those clauses that a relation or a join took.
     taken: Mutex<BTreeSet<usize>>,
 }
 
 impl TimeClauses {
-    /// The clauses of `query`, each checked: what is not built yet is refused, and so is a clause on a `WITH` query.
-    pub(super) fn of(context: &Arc<StatementContext>, query: &Query) -> Result<Self> {
-        for clause in &query.clauses {
-            refuse_unbuilt(clause)?;
-        }
+    /// The clauses of `query`, and its `ASOF JOIN`s, which become joins that DataFusion plans. A clause on a `WITH` query is
+    /// refused.
+    pub(super) fn of(context: &Arc<StatementContext>, query: &mut Query) -> Result<Self> {
         let mut scopes = Scopes { query, frames: Vec::new(), error: None };
         let _ = query.body.visit(&mut scopes);
-        match scopes.error {
-            Some(error) => Err(error),
-            None => {
-                let taken = Mutex::new(BTreeSet::new());
-                Ok(Self { context: Arc::clone(context), clauses: query.clauses.clone(), taken })
-            }
+        if let Some(error) = scopes.error {
+            return Err(error);
         }
+        let matches = match_clauses(query)?;
+        Ok(Self { context: Arc::clone(context), clauses: query.clauses.clone(), matches, taken: Mutex::new(BTreeSet::new()) })
     }
 
     /// An error if any clause had no effect.
@@ -78,9 +72,7 @@ impl TimeClauses {
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
         let clause = self.clauses.get(place).ok_or_else(|| Error::internal("a time clause without a place"))?;
-        let TimeClause { as_of: Some(as_of), within: None, system_time: None, version: None, position } = clause else {
-            return Err(Error::internal("a time clause that should have been refused"));
-        };
+        let position = clause.position;
         let reference = context.object_name_to_table_reference(name).map_err(from_datafusion)?;
         let source = context.context_provider().get_table_source(reference.clone()).map_err(from_datafusion)?;
         let view = source_as_provider(&source).ok().and_then(|provider| {
@@ -88,27 +80,123 @@ impl TimeClauses {
             relation.as_view().map(|(view, _)| Arc::clone(view))
         });
         let Some(view) = view else {
-            return Err(not_a_view(reference.table(), *position));
+            return Err(not_a_view(reference.table(), position));
         };
-        if has_column(as_of) {
+        let version = version(clause, &view)?;
+        if [&clause.as_of, &clause.system_time].into_iter().flatten().any(has_column) {
             // Taken only when a join finds it.
-            let relation = RelationProvider::view(&self.context, &view, Instant::OfLeftRow(place));
+            let moment = Moment { at: At::OfLeftRow(place), window: view.ttl, known_at: None, version };
+            let relation = RelationProvider::view(&self.context, &view, moment);
             let scan = LogicalPlanBuilder::scan(reference, provider_as_source(Arc::new(relation)), None);
             let plan = scan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
             return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
         }
         let schema = datafusion::common::DFSchema::empty();
-        let expr = context.sql_to_expr(as_of.clone(), &schema).map_err(|error| from_datafusion(error).at(*position))?;
-        let expr = instant(expr, &schema, &self.context.time_zone).map_err(|error| at(error, *position))?;
-        let node = SnapshotNode::new(&self.context, view, reference, expr)?;
+        let mut expr = |written: &ast::Expr| {
+            context.sql_to_expr(written.clone(), &schema).map_err(|error| at(from_datafusion(error), position))
+        };
+        let mut when = |written: &Option<ast::Expr>| {
+            let expr = written.as_ref().map(&mut expr).transpose()?;
+            expr.map(|expr| instant(expr, &schema, &self.context.time_zone)).transpose().map_err(|error| at(error, position))
+        };
+        let (as_of, system_time) = (when(&clause.as_of)?, when(&clause.system_time)?);
+        let within = clause.within.as_ref().map(expr).transpose()?;
+        let within = within.map(|within| interval(within, "WITHIN")).transpose().map_err(|error| at(error, position))?;
+        if as_of.is_none() && system_time.is_none() && version.is_none() {
+            return Err(
+                Error::new(SqlState::SyntaxError, "features_at needs an instant, a system time or a version").at(position)
+            );
+        }
+        let times = ClauseTimes { as_of, within, system_time };
+        let node = SnapshotNode::new(&self.context, view, reference, times, version)?;
         self.taken.lock().insert(place);
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+    }
+
+    /// The right side of the `ASOF JOIN` with this number: a bare view stands for its history.
+    fn plan_match(&self, number: usize, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+        let mut relation = relation;
+        let mut clause = None;
+        if let TableFactor::Table { version: written @ Some(_), .. } = &mut relation {
+            let place = written.as_ref().map(place).transpose()?.unwrap_or_default();
+            // With an instant of its own the view is one row an entity, as everywhere.
+            if self.clauses.get(place).is_some_and(|clause| clause.as_of.is_none()) {
+                *written = None;
+                clause = Some(place);
+            }
+        }
+        let plan = context.plan(relation).map_err(from_datafusion)?;
+        let input = match self.as_history(&plan, clause)? {
+            Some(history) => history,
+            None => match clause.and_then(|place| self.clauses.get(place)) {
+                Some(clause) => return Err(not_a_view("the right side of ASOF JOIN", clause.position)),
+                None => plan,
+            },
+        };
+        Ok(LogicalPlan::Extension(Extension { node: Arc::new(MatchNode::new(number, input)) }))
+    }
+
+    /// The history of the view that `plan` is, under an alias or not; `None` for other relations.
+    fn as_history(&self, plan: &LogicalPlan, clause: Option<usize>) -> Result<Option<LogicalPlan>> {
+        match plan {
+            LogicalPlan::SubqueryAlias(alias) => match self.as_history(&alias.input, clause)? {
+                Some(history) => {
+                    let alias = SubqueryAlias::try_new(Arc::new(history), alias.alias.clone()).map_err(from_datafusion)?;
+                    Ok(Some(LogicalPlan::SubqueryAlias(alias)))
+                }
+                None => Ok(None),
+            },
+            LogicalPlan::TableScan(scan) => {
+                let Some((view, _)) = scanned_view(plan) else { return Ok(None) };
+                let version = match clause.and_then(|place| self.clauses.get(place)) {
+                    Some(clause) => version(clause, &view)?,
+                    None => None,
+                };
+                let moment = Moment { at: At::OfMatch(clause), window: view.ttl, known_at: None, version };
+                let relation = RelationProvider::view(&self.context, &view, moment);
+                let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), provider_as_source(Arc::new(relation)), None);
+                scan.and_then(LogicalPlanBuilder::build).map(Some).map_err(from_datafusion)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The `AS OF` join, or the `ASOF JOIN`, that a join is; `None` for any other.
+    fn joined(&self, node: &LogicalPlan, state: &SessionState) -> Result<Option<LogicalPlan>> {
+        let LogicalPlan::Join(join) = node else { return Ok(None) };
+        if let LogicalPlan::Extension(extension) = join.right.as_ref()
+            && let Some(right) = extension.node.as_any().downcast_ref::<MatchNode>()
+        {
+            let matched = &self.matches[right.number];
+            let history = as_of_relation(&right.input);
+            let clause = match &history {
+                Some((_, Moment { at: At::OfMatch(place), .. })) => *place,
+                _ => None,
+            };
+            let view = history.map(|(view, _)| view);
+            let written = clause.map(|place| &self.clauses[place]);
+            let joined = match_join(join, &right.input, view, matched, written, state, &self.context)
+                .map_err(|error| at(error, matched.position))?;
+            self.taken.lock().extend(clause);
+            return Ok(Some(LogicalPlan::Extension(Extension { node: Arc::new(joined) })));
+        }
+        let Some((view, Moment { at: At::OfLeftRow(place), .. })) = as_of_relation(&join.right) else { return Ok(None) };
+        let clause = &self.clauses[place];
+        let joined = as_of_join(join, &view, clause, state, &self.context).map_err(|error| at(error, clause.position))?;
+        self.taken.lock().insert(place);
+        Ok(Some(LogicalPlan::Extension(Extension { node: Arc::new(joined) })))
     }
 }
 
 impl RelationPlanner for TimeClauses {
     fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> DfResult<RelationPlanning> {
+        if let Some(number) = match_number(&relation)
+            && let TableFactor::NestedJoin { table_with_joins, .. } = relation
+        {
+            let planned = self.plan_match(number, table_with_joins.relation, context).map_err(external)?;
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(planned, None))));
+        }
         match relation {
             TableFactor::Table {
                 name,
@@ -122,18 +210,20 @@ impl RelationPlanner for TimeClauses {
                 sample: None,
                 index_hints,
             } if with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty() => {
-                let planned = place(&version).and_then(|place| self.plan_table(place, name, alias, context));
-                planned.map_err(|error| DataFusionError::External(Box::new(error)))
+                place(&version).and_then(|place| self.plan_table(place, name, alias, context)).map_err(external)
             }
             TableFactor::Table { version: Some(version), .. } => {
                 let position = place(&version).ok().and_then(|place| self.clauses.get(place)).map(|clause| clause.position);
                 let error = Error::unsupported("a time clause on a function call");
-                let error = if let Some(position) = position { error.at(position) } else { error };
-                Err(DataFusionError::External(Box::new(error)))
+                Err(external(if let Some(position) = position { error.at(position) } else { error }))
             }
             other => Ok(RelationPlanning::Original(Box::new(other))),
         }
     }
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// The clause that a table's version stands for.
@@ -150,25 +240,34 @@ fn place(version: &TableVersion) -> Result<usize> {
     }
 }
 
-fn refuse_unbuilt(clause: &TimeClause) -> Result<()> {
-    let TimeClause { as_of, within, system_time, version, position } = clause;
-    let unbuilt = [
-        (system_time.is_some(), "FOR SYSTEM_TIME AS OF"),
-        (version.is_some(), "VERSION AS OF"),
-        (within.is_some(), "WITHIN"),
-        (as_of.is_none(), "a time clause without AS OF"),
-    ];
-    match unbuilt.iter().find(|(written, _)| *written) {
-        None => Ok(()),
-        Some((_, what)) => {
-            let hint = "Only AS OF an instant, or AS OF a column in a join, is supported so far.";
-            Err(Error::unsupported(what).hint(hint).at(*position))
+/// The version that a clause names: a number, or a tag of the view.
+fn version(clause: &TimeClause, view: &FeatureView) -> Result<Option<DatasetVersion>> {
+    let Some(written) = &clause.version else { return Ok(None) };
+    let wrong = || {
+        Error::new(SqlState::InvalidParameterValue, format!("VERSION AS OF takes a number or a tag, not {written}"))
+            .hint("Write VERSION AS OF 42 or VERSION AS OF 'release-12'.")
+            .at(clause.position)
+    };
+    let ast::Expr::Value(value) = written else { return Err(wrong()) };
+    match &value.value {
+        ast::Value::Number(number, _) => {
+            number.to_string().parse().map(|number| Some(DatasetVersion(number))).map_err(|_| wrong())
         }
+        ast::Value::SingleQuotedString(tag) => match view.tags.get(tag) {
+            Some(version) => Ok(Some(*version)),
+            None => Err(Error::new(
+                SqlState::UndefinedObject,
+                format!("tag \"{tag}\" of feature view \"{}\" does not exist", view.name),
+            )
+            .hint("CREATE TAG … ON FEATURE VIEW … makes one; tidegate.tags lists them.")
+            .at(clause.position)),
+        },
+        _ => Err(wrong()),
     }
 }
 
 fn not_a_view(name: &str, position: usize) -> Error {
-    Error::unsupported(format!("AS OF on \"{name}\""))
+    Error::unsupported(format!("a time clause on \"{name}\""))
         .detail(format!("\"{name}\" is not a feature view."))
         .hint("Only feature views keep their past values.")
         .at(position)
@@ -237,45 +336,38 @@ impl Visitor for Scopes<'_> {
             return ControlFlow::Continue(());
         }
         let position = place(version).ok().and_then(|place| self.query.clauses.get(place)).map(|clause| clause.position);
-        let error =
-            Error::unsupported(format!("AS OF on the WITH query \"{name}\"")).hint("Write AS OF at the feature view inside it.");
+        let error = Error::unsupported(format!("a time clause on the WITH query \"{name}\""))
+            .hint("Write it at the feature view inside it.");
         self.error = Some(if let Some(position) = position { error.at(position) } else { error });
         ControlFlow::Break(())
     }
 }
 
-/// The feature view that `plan` reads at the instants of a left side, and the place of its clause: a bare relation, under
-/// an alias or not.
-fn as_of_relation(plan: &LogicalPlan) -> Option<(Arc<FeatureView>, usize)> {
+/// The feature view that a scan reads, and when.
+fn scanned_view(plan: &LogicalPlan) -> Option<(Arc<FeatureView>, Moment)> {
+    let LogicalPlan::TableScan(scan) = plan else { return None };
+    let provider = source_as_provider(&scan.source).ok()?;
+    let (view, moment) = provider.downcast_ref::<RelationProvider>()?.as_view()?;
+    Some((Arc::clone(view), moment))
+}
+
+/// The feature view that only an as-of join may read: a bare relation, under an alias or not.
+fn as_of_relation(plan: &LogicalPlan) -> Option<(Arc<FeatureView>, Moment)> {
     match plan {
         LogicalPlan::SubqueryAlias(alias) => as_of_relation(&alias.input),
         LogicalPlan::Projection(projection) => as_of_relation(&projection.input),
-        LogicalPlan::TableScan(scan) => {
-            let provider = source_as_provider(&scan.source).ok()?;
-            match provider.downcast_ref::<RelationProvider>()?.as_view()? {
-                (view, Instant::OfLeftRow(place)) => Some((Arc::clone(view), place)),
-                (_, Instant::Present | Instant::At(_)) => None,
-            }
-        }
-        _ => None,
+        plan => scanned_view(plan).filter(|(_, moment)| matches!(moment.at, At::OfLeftRow(_) | At::OfMatch(_))),
     }
 }
 
-/// `plan` with its as-of joins made; an error where a relation with `AS OF` a column stands anywhere else.
+/// `plan` with its as-of joins made; an error where a relation that only they may read stands anywhere else.
 pub(super) fn join_nodes(plan: LogicalPlan, clauses: &TimeClauses, state: &SessionState) -> Result<LogicalPlan> {
-    if clauses.clauses.is_empty() {
+    if clauses.clauses.is_empty() && clauses.matches.is_empty() {
         return Ok(plan);
     }
-    let transformed = plan.transform_up_with_subqueries(|node| {
-        let LogicalPlan::Join(join) = node else { return Ok(Transformed::no(node)) };
-        let Some((view, place)) = as_of_relation(&join.right) else {
-            return Ok(Transformed::no(LogicalPlan::Join(join)));
-        };
-        let clause = &clauses.clauses[place];
-        let node = join_node(join, view, clause, state, &clauses.context)
-            .map_err(|error| DataFusionError::External(Box::new(at(error, clause.position))))?;
-        clauses.taken.lock().insert(place);
-        Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
+    let transformed = plan.transform_up_with_subqueries(|node| match clauses.joined(&node, state).map_err(external)? {
+        Some(joined) => Ok(Transformed::yes(joined)),
+        None => Ok(Transformed::no(node)),
     });
     let plan = transformed.map_err(from_datafusion)?.data;
     refuse_unjoined(&plan, clauses)?;
@@ -286,96 +378,41 @@ fn refuse_unjoined(plan: &LogicalPlan, clauses: &TimeClauses) -> Result<()> {
     let taken = clauses.taken.lock().clone();
     let mut left_over = None;
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(_) = node
-            && let Some((view, place)) = as_of_relation(node)
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(right) = extension.node.as_any().downcast_ref::<MatchNode>()
+        {
+            left_over = Some(Error::unsupported("ASOF JOIN in this place").at(clauses.matches[right.number].position));
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        if let Some((view, Moment { at: At::OfLeftRow(place), .. })) = scanned_view(node)
             && !taken.contains(&place)
         {
-            left_over = Some((view, place));
+            let hint =
+                "Join the feature view to the relation that has the column: l LEFT JOIN v AS OF l.ts AS f ON f.key = l.key.";
+            let error = Error::unsupported(format!("AS OF a column on \"{}\" in this place", view.name)).hint(hint);
+            left_over = Some(error.at(clauses.clauses[place].position));
             return Ok(TreeNodeRecursion::Stop);
         }
         Ok(TreeNodeRecursion::Continue)
     })
     .map_err(from_datafusion)?;
-    match left_over {
-        None => Ok(()),
-        Some((view, place)) => Err(Error::unsupported(format!("AS OF a column on \"{}\" in this place", view.name))
-            .hint("Join the feature view to the relation that has the column: l LEFT JOIN v AS OF l.ts AS f ON f.key = l.key.")
-            .at(clauses.clauses[place].position)),
-    }
+    left_over.map_or(Ok(()), Err)
 }
 
-/// `plan` with the instants of its snapshots known: each becomes a scan of its view at that instant. Parameters are
-/// already values.
+/// `plan` with the moments of its snapshots known: each becomes a scan of its view at that moment. Parameters are already
+/// values.
 pub(super) fn fix_instants(plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| {
         let LogicalPlan::Extension(extension) = &node else { return Ok(Transformed::no(node)) };
         let Some(snapshot) = extension.node.as_any().downcast_ref::<SnapshotNode>() else {
             return Ok(Transformed::no(node));
         };
-        let instant = resolve(snapshot.instant(), state).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let relation = RelationProvider::view(snapshot.context(), snapshot.view(), Instant::At(instant));
+        let moment = snapshot.moment(state).map_err(external)?;
+        let relation = RelationProvider::view(snapshot.context(), snapshot.view(), moment);
         let source = provider_as_source(Arc::new(relation));
         let scan = LogicalPlanBuilder::scan(snapshot.reference().clone(), source, None)?.build()?;
         Ok(Transformed::yes(scan))
     })
     .map(|plan| plan.data)
     .map_err(from_datafusion)
-}
-
-/// Stands for a view's history below an as-of join until the join is planned; it cannot run.
-#[derive(Debug)]
-pub(super) struct AsOfSourceExec {
-    view: Arc<FeatureView>,
-    reader: DatasetReader,
-    projection: Vec<usize>,
-    properties: Arc<PlanProperties>,
-}
-
-impl AsOfSourceExec {
-    /// The columns of `view` at these places.
-    pub(super) fn new(view: Arc<FeatureView>, reader: DatasetReader, projection: Vec<usize>) -> Result<Self> {
-        let schema = view.schema().project(&projection).map_err(|error| from_datafusion(error.into()))?;
-        let schema: SchemaRef = Arc::new(schema);
-        let properties = Arc::new(PlanProperties::new(
-            datafusion::physical_expr::EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        ));
-        Ok(Self { view, reader, projection, properties })
-    }
-
-    /// The view, its history, and the columns read.
-    pub(super) fn parts(&self) -> (&Arc<FeatureView>, &DatasetReader, &[usize]) {
-        (&self.view, &self.reader, &self.projection)
-    }
-}
-
-impl DisplayAs for AsOfSourceExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AsOfSourceExec: view={}", self.view.name)
-    }
-}
-
-impl ExecutionPlan for AsOfSourceExec {
-    fn name(&self) -> &'static str {
-        "AsOfSourceExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn with_new_children(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _partition: usize, _context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let error = Error::internal(format!("feature view \"{}\" is read AS OF a column outside a join", self.view.name));
-        Err(DataFusionError::External(Box::new(error)))
-    }
 }

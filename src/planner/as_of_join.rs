@@ -1,10 +1,10 @@
-//! From a join whose right side is a feature view `AS OF` a left column to an [`AsOfJoinNode`].
+//! From a join whose right side is a feature view with a clause over left columns to an [`AsOfJoinNode`].
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast};
@@ -16,17 +16,18 @@ use datafusion::sql::sqlparser::ast;
 use super::StatementContext;
 use super::errors::from_datafusion;
 use super::instant::{contains_subquery, instant};
-use super::nodes::AsOfJoinNode;
+use super::moment::interval;
+use super::nodes::{AsOfJoinNode, Asked};
 use crate::error::{Error, Result, SqlState};
-use crate::executor::AsOfKind;
+use crate::executor::{AsOfKind, Bound, Direction};
 use crate::parser::TimeClause;
 use crate::registry::{FeatureView, KeyColumn};
 use crate::types::SqlType;
 
 /// The as-of join that `join` asks for; its right side is `view` with this clause.
-pub(super) fn join_node(
-    join: Join,
-    view: Arc<FeatureView>,
+pub(super) fn as_of_join(
+    join: &Join,
+    view: &FeatureView,
     clause: &TimeClause,
     state: &SessionState,
     context: &StatementContext,
@@ -39,30 +40,84 @@ pub(super) fn join_node(
                 .hint("Use LEFT JOIN or INNER JOIN, with the feature view on the right."));
         }
     };
-    let Some(as_of) = clause.as_of.clone() else { return Err(Error::internal("an as-of join without an instant")) };
     let left = join.left.schema();
-    let written = ast::ExprWithAlias { expr: as_of, alias: None };
-    let expr = state.create_logical_expr_from_sql_expr(written, left).map_err(from_datafusion)?;
-    let instant = instant(expr, left, &context.time_zone)?;
-    let mut conditions = Vec::new();
-    for (left, right) in join.on {
-        conditions.push(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), Operator::Eq, Box::new(right))));
-    }
-    conditions.extend(join.filter.into_iter().flat_map(split_conjunction_owned));
+    let (known_at, within) = (known_at(Some(clause), left, state, context)?, within(clause.within.as_ref(), "WITHIN", state)?);
+    let as_of = clause.as_of.as_ref().map(|as_of| over_left(as_of, left, state, context)).transpose()?;
+    // A system time alone asks what a read at that time answered.
+    let instant = as_of.or_else(|| known_at.clone()).ok_or_else(|| Error::internal("an as-of join without an instant"))?;
+    let conditions = conditions(join);
     if conditions.is_empty() && !view.keys.is_empty() {
-        return Err(unbound(&view, &view.keys[0]).hint("Use LEFT JOIN … ON f.key = l.key; CROSS JOIN and the comma bind no key."));
+        return Err(unbound(view, &view.keys[0]).hint("Use LEFT JOIN … ON f.key = l.key; CROSS JOIN and the comma bind no key."));
     }
-    let (keys, rest) = bind_keys(&view, left, join.right.schema(), conditions)?;
+    let (keys, rest) = bind_keys(view, left, join.right.schema(), conditions)?;
     if rest.iter().any(contains_subquery) {
         return Err(Error::unsupported("a subquery in the ON clause of a join with AS OF").hint("Put it into WHERE."));
     }
-    let (left, right) = (Arc::unwrap_or_clone(join.left), Arc::unwrap_or_clone(join.right));
-    AsOfJoinNode::new(left, right, keys, instant, conjunction(rest), kind).map_err(from_datafusion)
+    let asked = Asked {
+        keys,
+        instant,
+        known_at,
+        within,
+        right: None,
+        condition: conjunction(rest),
+        direction: Direction::Backward,
+        bound: Bound::Inclusive,
+        kind,
+    };
+    AsOfJoinNode::new(join.left.as_ref().clone(), join.right.as_ref().clone(), asked).map_err(from_datafusion)
+}
+
+/// What is known is told by the clause, or else by the session.
+pub(super) fn known_at(
+    clause: Option<&TimeClause>,
+    left: &DFSchema,
+    state: &SessionState,
+    context: &StatementContext,
+) -> Result<Option<Expr>> {
+    match (clause.and_then(|clause| clause.system_time.as_ref()), context.system_time) {
+        (Some(written), _) => over_left(written, left, state, context).map(Some),
+        (None, Some(_)) if clause.is_some_and(|clause| clause.version.is_some()) => Ok(None),
+        (None, Some(known_at)) => {
+            let value = ScalarValue::TimestampMicrosecond(Some(known_at.micros()), Some("UTC".into()));
+            Ok(Some(Expr::Literal(value, None)))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// An instant over the left side.
+fn over_left(written: &ast::Expr, left: &DFSchema, state: &SessionState, context: &StatementContext) -> Result<Expr> {
+    let written = ast::ExprWithAlias { expr: written.clone(), alias: None };
+    let expr = state.create_logical_expr_from_sql_expr(written, left).map_err(from_datafusion)?;
+    instant(expr, left, &context.time_zone)
+}
+
+/// A limit on the distance, which no column may decide.
+pub(super) fn within(written: Option<&ast::Expr>, what: &str, state: &SessionState) -> Result<Option<Expr>> {
+    let Some(written) = written else { return Ok(None) };
+    let written = ast::ExprWithAlias { expr: written.clone(), alias: None };
+    let expr = state.create_logical_expr_from_sql_expr(written, &DFSchema::empty()).map_err(from_datafusion)?;
+    interval(expr, what).map(Some)
+}
+
+/// What `ON` and `USING` say, piece by piece; what is always true says nothing.
+pub(super) fn conditions(join: &Join) -> Vec<Expr> {
+    let equal = |(left, right): &(Expr, Expr)| {
+        Expr::BinaryExpr(BinaryExpr::new(Box::new(left.clone()), Operator::Eq, Box::new(right.clone())))
+    };
+    let filters = join.filter.iter().flat_map(|filter| split_conjunction_owned(filter.clone()));
+    let all = join.on.iter().map(equal).chain(filters);
+    all.filter(|part| !matches!(part, Expr::Literal(ScalarValue::Boolean(Some(true)), _))).collect()
 }
 
 /// Takes the equality that binds each entity key out of `conditions`; gives the keys' values over the left side, and the
 /// conditions that remain.
-fn bind_keys(view: &FeatureView, left: &DFSchema, right: &DFSchema, conditions: Vec<Expr>) -> Result<(Vec<Expr>, Vec<Expr>)> {
+pub(super) fn bind_keys(
+    view: &FeatureView,
+    left: &DFSchema,
+    right: &DFSchema,
+    conditions: Vec<Expr>,
+) -> Result<(Vec<Expr>, Vec<Expr>)> {
     let mut keys: Vec<Option<Expr>> = vec![None; view.keys.len()];
     let mut rest = Vec::new();
     for condition in conditions {

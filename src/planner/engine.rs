@@ -141,8 +141,8 @@ impl Planner {
     }
 
     /// The plan of a query whose parameters are cast or left open.
-    async fn logical(&self, context: &Arc<StatementContext>, surface: &Surface, query: Query) -> Result<LogicalPlan> {
-        let clauses = Arc::new(TimeClauses::of(context, &query)?);
+    async fn logical(&self, context: &Arc<StatementContext>, surface: &Surface, mut query: Query) -> Result<LogicalPlan> {
+        let clauses = Arc::new(TimeClauses::of(context, &mut query)?);
         let state = self.state(context, surface, Some(&clauses))?;
         let statement = Statement::Statement(Box::new(ast::Statement::Query(query.body)));
         let plan = Box::pin(state.statement_to_plan(statement)).await.map_err(from_datafusion)?;

@@ -81,6 +81,14 @@ pub(super) fn contains_subquery(expr: &Expr) -> bool {
 
 /// The value of an instant without parameters; `None` where it is NULL.
 pub(super) fn resolve(expr: &Expr, state: &SessionState) -> Result<Option<EventTime>> {
+    match constant(expr, state, &SqlType::TimestampTz.arrow())? {
+        ScalarValue::TimestampMicrosecond(micros, _) => Ok(micros.map(EventTime::from_micros)),
+        _ => Err(Error::internal("an instant of another type")),
+    }
+}
+
+/// The value of an expression without columns and parameters, as `data_type`.
+pub(super) fn constant(expr: &Expr, state: &SessionState, data_type: &DataType) -> Result<ScalarValue> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(DFSchema::empty()))
         .with_config_options(Arc::clone(state.config_options()))
@@ -90,11 +98,8 @@ pub(super) fn resolve(expr: &Expr, state: &SessionState) -> Result<Option<EventT
     let expr = simplifier.coerce(expr.clone(), &DFSchema::empty()).map_err(from_datafusion)?;
     let expr = simplifier.simplify(expr).map_err(from_datafusion)?;
     match expr {
-        Expr::Literal(value, _) => match value.cast_to(&SqlType::TimestampTz.arrow()).map_err(from_datafusion)? {
-            ScalarValue::TimestampMicrosecond(micros, _) => Ok(micros.map(EventTime::from_micros)),
-            _ => Err(Error::internal("an instant of another type")),
-        },
-        _ => Err(Error::unsupported("an AS OF whose instant is not known when the query starts")
+        Expr::Literal(value, _) => value.cast_to(data_type).map_err(from_datafusion),
+        _ => Err(Error::unsupported("a time clause whose value is not known when the query starts")
             .hint("Use a constant, a parameter, or an expression of now().")),
     }
 }

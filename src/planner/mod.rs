@@ -15,12 +15,13 @@ use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 
 use crate::offline::BatchStream;
 use crate::registry::Registry;
-use crate::time::CommitTime;
+use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
 
 mod arithmetic;
 mod as_of;
 mod as_of_join;
+mod as_of_source;
 mod casts;
 mod engine;
 mod errors;
@@ -28,6 +29,8 @@ mod external;
 mod instant;
 mod keys;
 mod literals;
+mod match_condition;
+mod moment;
 mod nodes;
 mod now;
 mod parameters;
@@ -66,6 +69,10 @@ pub struct StatementContext {
     pub registry: Arc<Registry>,
     /// The one `now()` of the statement.
     pub now: CommitTime,
+    /// `SET tidegate.as_of`: the instant that views without a clause are read at.
+    pub as_of: Option<EventTime>,
+    /// `SET tidegate.system_time`: what views without a clause of their own know.
+    pub system_time: Option<CommitTime>,
     /// The session's `TimeZone`: an IANA name or a fixed offset.
     pub time_zone: String,
     /// Which store may answer.

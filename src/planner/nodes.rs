@@ -7,35 +7,40 @@ use std::sync::Arc;
 
 use datafusion::common::{DFSchema, DFSchemaRef, TableReference};
 use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::logical_plan::builder::build_join_schema;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use super::StatementContext;
 use super::errors::from_datafusion;
+use super::moment::{ClauseTimes, Moment};
 use crate::error::Result;
-use crate::executor::AsOfKind;
+use crate::executor::{AsOfKind, Bound, Direction};
 use crate::registry::{FeatureView, ObjectId};
+use crate::time::DatasetVersion;
 
-/// A feature view at an instant that is known when the query runs: it may hold parameters until then.
+/// A feature view at a moment that is known when the query runs: it may hold parameters until then.
 #[derive(Clone)]
 pub(super) struct SnapshotNode {
     context: Arc<StatementContext>,
     view: Arc<FeatureView>,
     reference: TableReference,
-    instant: Expr,
+    times: ClauseTimes,
+    version: Option<DatasetVersion>,
     schema: DFSchemaRef,
 }
 
 impl SnapshotNode {
-    /// `view`, named `reference`, at `instant`.
+    /// `view`, named `reference`, at the moment that `times` and `version` name.
     pub(super) fn new(
         context: &Arc<StatementContext>,
         view: Arc<FeatureView>,
         reference: TableReference,
-        instant: Expr,
+        times: ClauseTimes,
+        version: Option<DatasetVersion>,
     ) -> Result<Self> {
         let schema = DFSchema::try_from_qualified_schema(reference.clone(), &view.schema()).map_err(from_datafusion)?;
-        Ok(Self { context: Arc::clone(context), view, reference, instant, schema: Arc::new(schema) })
+        Ok(Self { context: Arc::clone(context), view, reference, times, version, schema: Arc::new(schema) })
     }
 
     pub(super) fn context(&self) -> &Arc<StatementContext> {
@@ -50,12 +55,13 @@ impl SnapshotNode {
         &self.reference
     }
 
-    pub(super) fn instant(&self) -> &Expr {
-        &self.instant
+    /// The moment, now that parameters are values.
+    pub(super) fn moment(&self, state: &SessionState) -> Result<Moment> {
+        self.times.moment(&self.context, &self.view, self.version, state)
     }
 
-    fn identity(&self) -> (ObjectId, &TableReference, &Expr) {
-        (self.view.id, &self.reference, &self.instant)
+    fn identity(&self) -> (ObjectId, &TableReference, &ClauseTimes, Option<DatasetVersion>) {
+        (self.view.id, &self.reference, &self.times, self.version)
     }
 }
 
@@ -99,66 +105,134 @@ impl UserDefinedLogicalNodeCore for SnapshotNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        vec![self.instant.clone()]
+        self.times.expressions()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot: view={}, as_of={}", self.view.name, self.instant)
+        write!(f, "Snapshot: view={}, {:?}", self.view.name, self.times)
     }
 
-    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DfResult<Self> {
-        let instant = exprs.pop().ok_or_else(|| DataFusionError::Internal("a snapshot has an instant".into()))?;
-        Ok(Self { instant, ..self.clone() })
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        Ok(Self { times: self.times.with(exprs), ..self.clone() })
     }
 }
 
-/// Each row of the left input with the row of a feature view that answered at the left row's instant.
+/// Marks the right side of an `ASOF JOIN` until the join becomes an [`AsOfJoinNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+pub(super) struct MatchNode {
+    /// The join's number among the query's.
+    pub(super) number: usize,
+    /// The right side.
+    pub(super) input: LogicalPlan,
+}
+
+impl MatchNode {
+    pub(super) fn new(number: usize, input: LogicalPlan) -> Self {
+        Self { number, input }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for MatchNode {
+    fn name(&self) -> &'static str {
+        "Match"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Match: join={}", self.number)
+    }
+
+    fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        let input = inputs.pop().ok_or_else(|| DataFusionError::Internal("a match has one input".into()))?;
+        Ok(Self { number: self.number, input })
+    }
+}
+
+/// What an as-of join asks its right side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+pub(super) struct Asked {
+    /// The keys over the left input: of a view in its order and types, else of the right keys' types.
+    pub(super) keys: Vec<Expr>,
+    /// The instant over the left input.
+    pub(super) instant: Expr,
+    /// The knowledge instant over the left input.
+    pub(super) known_at: Option<Expr>,
+    /// A limit on the distance: an interval without columns.
+    pub(super) within: Option<Expr>,
+    /// The keys and the ordered column over the right input; `None` where that is a feature view.
+    pub(super) right: Option<(Vec<Expr>, Expr)>,
+    /// A further condition on the chosen row, over both inputs.
+    pub(super) condition: Option<Expr>,
+    /// On which side of the instant the answer lies.
+    pub(super) direction: Direction,
+    /// Whether a row at the instant itself answers.
+    pub(super) bound: Bound,
+    /// What becomes of left rows without a match.
+    pub(super) kind: AsOfKind,
+}
+
+impl Asked {
+    fn expressions(&self) -> Vec<Expr> {
+        let right = self.right.iter().flat_map(|(keys, order)| keys.iter().chain([order]));
+        let optional = [&self.known_at, &self.within, &self.condition].into_iter().flatten();
+        self.keys.iter().chain([&self.instant]).chain(right).chain(optional).cloned().collect()
+    }
+
+    /// The same with other expressions, in the same order; `None` where they are too few.
+    fn with(&self, exprs: Vec<Expr>) -> Option<Self> {
+        let mut exprs = exprs.into_iter();
+        let keys: Vec<Expr> = exprs.by_ref().take(self.keys.len()).collect();
+        let instant = exprs.next()?;
+        let right = match &self.right {
+            Some((keys, _)) => Some((exprs.by_ref().take(keys.len()).collect(), exprs.next()?)),
+            None => None,
+        };
+        let mut next = |there: &Option<Expr>| there.as_ref().and_then(|_| exprs.next());
+        let (known_at, within, condition) = (next(&self.known_at), next(&self.within), next(&self.condition));
+        Some(Self { keys, instant, known_at, within, right, condition, ..self.clone() })
+    }
+}
+
+/// Each row of the left input with the row of the right input that answers it.
 ///
-/// The right input stands for the view: it tells which of its columns are wanted, and under which names.
+/// Where the right input is a feature view it only tells which of the view's columns are wanted, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AsOfJoinNode {
     /// The rows that ask.
     pub(super) left: LogicalPlan,
-    /// The view asked.
+    /// What is asked.
     pub(super) right: LogicalPlan,
-    /// The entity keys over the left input, in the view's order and types.
-    pub(super) keys: Vec<Expr>,
-    /// The instant over the left input.
-    pub(super) instant: Expr,
-    /// A further condition on the chosen row, over both inputs.
-    pub(super) condition: Option<Expr>,
-    /// What becomes of left rows without a match.
-    pub(super) kind: AsOfKind,
+    /// The question.
+    pub(super) asked: Asked,
     schema: DFSchemaRef,
 }
 
 impl AsOfJoinNode {
     /// A join of the two inputs.
-    pub(super) fn new(
-        left: LogicalPlan,
-        right: LogicalPlan,
-        keys: Vec<Expr>,
-        instant: Expr,
-        condition: Option<Expr>,
-        kind: AsOfKind,
-    ) -> DfResult<Self> {
-        let join_type = match kind {
+    pub(super) fn new(left: LogicalPlan, right: LogicalPlan, asked: Asked) -> DfResult<Self> {
+        let join_type = match asked.kind {
             AsOfKind::Left => JoinType::Left,
             AsOfKind::Inner => JoinType::Inner,
         };
         let schema = Arc::new(build_join_schema(left.schema(), right.schema(), &join_type)?);
-        Ok(Self { left, right, keys, instant, condition, kind, schema })
+        Ok(Self { left, right, asked, schema })
     }
 }
 
 impl PartialOrd for AsOfJoinNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        (self.keys.as_slice(), &self.instant, &self.condition, self.kind).partial_cmp(&(
-            other.keys.as_slice(),
-            &other.instant,
-            &other.condition,
-            other.kind,
-        ))
+        self.asked.partial_cmp(&other.asked)
     }
 }
 
@@ -176,16 +250,13 @@ impl UserDefinedLogicalNodeCore for AsOfJoinNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        let mut expressions = self.keys.clone();
-        expressions.push(self.instant.clone());
-        expressions.extend(self.condition.clone());
-        expressions
+        self.asked.expressions()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "AsOfJoin: keys=[{keys}], as_of={}", self.instant)?;
-        match &self.condition {
+        let keys = self.asked.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        write!(f, "AsOfJoin: keys=[{keys}], as_of={}", self.asked.instant)?;
+        match &self.asked.condition {
             Some(condition) => write!(f, ", condition={condition}"),
             None => Ok(()),
         }
@@ -194,10 +265,7 @@ impl UserDefinedLogicalNodeCore for AsOfJoinNode {
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> DfResult<Self> {
         let misshapen = || DataFusionError::Internal("an as-of join has two inputs, its keys and an instant".into());
         let [left, right] = <[LogicalPlan; 2]>::try_from(inputs).map_err(|_| misshapen())?;
-        let mut exprs = exprs.into_iter();
-        let keys = exprs.by_ref().take(self.keys.len()).collect();
-        let instant = exprs.next().ok_or_else(misshapen)?;
-        Self::new(left, right, keys, instant, exprs.next(), self.kind)
+        Self::new(left, right, self.asked.with(exprs).ok_or_else(misshapen)?)
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {

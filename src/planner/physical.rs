@@ -7,17 +7,22 @@ use std::sync::Arc;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use super::as_of::AsOfSourceExec;
+use super::as_of_source::AsOfSourceExec;
+use super::instant::resolve;
+use super::moment::{length, refuse_future};
 use super::nodes::AsOfJoinNode;
+use crate::error::Error;
 use crate::executor::{AsOfJoinExec, AsOfSide, AsOfSource, Reach};
+use crate::registry::Ttl;
+use crate::time::CommitTime;
 
 type Planned<'a, T> = Pin<Box<dyn Future<Output = DfResult<T>> + Send + 'a>>;
 
@@ -89,30 +94,72 @@ fn plan_join(
     physical_inputs: &[Arc<dyn ExecutionPlan>],
     state: &SessionState,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let ([left, _], [spine, right]) = (logical_inputs, physical_inputs) else {
+    let ([left, right_logical], [spine, right]) = (logical_inputs, physical_inputs) else {
         return Err(DataFusionError::Internal("an as-of join has two inputs".into()));
     };
-    let Some((source, places)) = source(right) else {
-        return Err(DataFusionError::Internal("an as-of join's right side is a feature view".into()));
+    let external = |error: Error| DataFusionError::External(Box::new(error));
+    let asked = &join.asked;
+    let over_left = |expr: &Expr| planner.create_physical_expr(expr, left.schema(), state);
+    let keys = asked.keys.iter().map(over_left).collect::<DfResult<Vec<_>>>()?;
+    let instant = over_left(&asked.instant)?;
+    if let Some(known_at) = asked.known_at.as_ref().filter(|known_at| known_at.column_refs().is_empty())
+        && let Some(known_at) = resolve(known_at, state).map_err(external)?
+        && let Some(now) = state.execution_props().query_execution_start_time
+    {
+        let now = CommitTime::from_micros(now.timestamp_micros());
+        refuse_future(CommitTime::from_micros(known_at.micros()), now).map_err(external)?;
+    }
+    let known_at = asked.known_at.as_ref().map(over_left).transpose()?;
+    let within = asked.within.as_ref().map(|within| length(within, state)).transpose().map_err(external)?;
+    let (source, columns, ttl) = match &asked.right {
+        None => {
+            let Some((source, places)) = source(right) else {
+                return Err(DataFusionError::Internal("an as-of join's right side is a feature view".into()));
+            };
+            let (view, reader, projection) = source.parts();
+            let columns = places.into_iter().map(|place| projection[place]).collect();
+            (AsOfSource::View { view: Arc::clone(view), reader: reader.clone() }, columns, view.ttl)
+        }
+        Some((right_keys, order)) => {
+            let over_right = |expr: &Expr| planner.create_physical_expr(expr, right_logical.schema(), state);
+            let mut computed = right_keys.iter().map(over_right).collect::<DfResult<Vec<_>>>()?;
+            computed.push(over_right(order)?);
+            let width = right.schema().fields().len();
+            let plan = with_columns(right, computed)?;
+            let keys = (width..width + right_keys.len()).collect();
+            let source = AsOfSource::Relation { plan, keys, order: width + right_keys.len() };
+            (source, (0..width).collect(), None)
+        }
     };
-    let (view, reader, projection) = source.parts();
-    let over_left = |expr| planner.create_physical_expr(expr, left.schema(), state);
-    let keys = join.keys.iter().map(over_left).collect::<DfResult<Vec<_>>>()?;
-    let instant = over_left(&join.instant)?;
     let whole = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(join);
-    let condition = join.condition.as_ref().map(|expr| planner.create_physical_expr(expr, whole, state)).transpose()?;
+    let condition = asked.condition.as_ref().map(|expr| planner.create_physical_expr(expr, whole, state)).transpose()?;
     let fields = whole.fields().iter().skip(left.schema().fields().len()).cloned().collect();
-    let columns = places.into_iter().map(|place| projection[place]).collect();
-    let reach = Reach { window: view.ttl, ..Reach::default() };
-    let source = AsOfSource::View { view: Arc::clone(view), reader: reader.clone() };
-    let joined = AsOfSide { source, keys, instant, known_at: None, reach, columns, fields, condition, kind: join.kind };
+    let reach = Reach { direction: asked.direction, bound: asked.bound, window: Ttl::shorter(ttl, within) };
+    let joined = AsOfSide { source, keys, instant, known_at, reach, columns, fields, condition, kind: asked.kind };
     Ok(match below(spine, &joined) {
-        Some((spine, mut views)) => {
-            views.push(joined);
-            Arc::new(AsOfJoinExec::new(spine, views))
+        Some((spine, mut sides)) => {
+            sides.push(joined);
+            Arc::new(AsOfJoinExec::new(spine, sides))
         }
         None => Arc::new(AsOfJoinExec::new(Arc::clone(spine), vec![joined])),
     })
+}
+
+/// `plan` with these columns behind its own.
+fn with_columns(plan: &Arc<dyn ExecutionPlan>, computed: Vec<Arc<dyn PhysicalExpr>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let own = plan
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(place, field)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), place));
+            (column, field.name().clone())
+        })
+        .collect::<Vec<_>>();
+    let computed = computed.into_iter().enumerate().map(|(place, expr)| (expr, format!("\u{1f}{place}")));
+    let exprs = own.into_iter().chain(computed).map(|(expr, alias)| ProjectionExpr { expr, alias });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), Arc::clone(plan))?))
 }
 
 /// The view at the bottom of a right side, and the places of its columns there.
@@ -136,6 +183,6 @@ fn below(plan: &Arc<dyn ExecutionPlan>, next: &AsOfSide) -> Option<(Arc<dyn Exec
     let join = plan.downcast_ref::<AsOfJoinExec>()?;
     let width = join.spine().schema().fields().len();
     let over_spine = |expr: &Arc<dyn PhysicalExpr>| collect_columns(expr).iter().all(|column| column.index() < width);
-    let all = next.keys.iter().all(over_spine) && over_spine(&next.instant);
+    let all = next.keys.iter().chain([&next.instant]).chain(&next.known_at).all(over_spine);
     all.then(|| (Arc::clone(join.spine()), join.sides().to_vec()))
 }

@@ -14,32 +14,21 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPu
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::StatementContext;
-use super::as_of::AsOfSourceExec;
+use super::as_of_source::AsOfSourceExec;
 use super::keys::BoundKeys;
+use super::moment::{At, Moment, refuse_future};
 use super::route::{Facts, KeysBound, Route, Tense, route};
-use crate::error::Result;
+use crate::error::{Error, Result, SqlState};
 use crate::executor::{DatasetReader, DatasetScanExec, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
 use crate::registry::{FeatureView, Table};
-use crate::time::EventTime;
+use crate::time::{DatasetVersion, EventTime};
 use crate::types::SqlType;
-
-/// When a feature view is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Instant {
-    /// Now.
-    Present,
-    /// At an instant; `None` where the query's instant is NULL.
-    At(Option<EventTime>),
-    /// At the instant that each row of a join's left side gives: the place of the clause among the query's. Only the
-    /// as-of join may read such a relation.
-    OfLeftRow(usize),
-}
 
 /// What a provider gives.
 #[derive(Clone, Debug)]
 enum Relation {
-    View(Arc<FeatureView>, Instant),
+    View(Arc<FeatureView>, Moment),
     History(Arc<FeatureView>),
     Stored(Arc<Table>),
 }
@@ -59,7 +48,7 @@ impl fmt::Debug for RelationProvider {
 
 /// A feature view: one row per entity, as of now.
 pub fn feature_view(context: &Arc<StatementContext>, view: &Arc<FeatureView>) -> Arc<dyn TableProvider> {
-    Arc::new(RelationProvider::view(context, view, Instant::Present))
+    Arc::new(RelationProvider::view(context, view, Moment::of_session(context, view)))
 }
 
 /// `history.v`: every row ever written, with its commit time in the last column. A retraction shows as a row whose features
@@ -78,16 +67,16 @@ pub fn stored_table(context: &Arc<StatementContext>, table: &Arc<Table>) -> Arc<
 }
 
 impl RelationProvider {
-    /// A view at an instant.
-    pub(super) fn view(context: &Arc<StatementContext>, view: &Arc<FeatureView>, instant: Instant) -> Self {
-        let relation = Relation::View(Arc::clone(view), instant);
+    /// A view at a moment.
+    pub(super) fn view(context: &Arc<StatementContext>, view: &Arc<FeatureView>, moment: Moment) -> Self {
+        let relation = Relation::View(Arc::clone(view), moment);
         Self { context: Arc::clone(context), relation, schema: view.schema() }
     }
 
     /// The feature view, and when it is read; `None` for other relations.
-    pub(super) fn as_view(&self) -> Option<(&Arc<FeatureView>, Instant)> {
+    pub(super) fn as_view(&self) -> Option<(&Arc<FeatureView>, Moment)> {
         match &self.relation {
-            Relation::View(view, instant) => Some((view, *instant)),
+            Relation::View(view, moment) => Some((view, *moment)),
             Relation::History(_) | Relation::Stored(_) => None,
         }
     }
@@ -105,8 +94,10 @@ impl TableProvider for RelationProvider {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
         let support = match &self.relation {
             // A filter on a feature never goes below the choice of the row: it would revive an older one.
-            Relation::View(view, Instant::Present | Instant::At(_)) => key_support(view, filters, Exactness::IfWhole)?,
-            Relation::View(_, Instant::OfLeftRow(_)) | Relation::Stored(_) => {
+            Relation::View(view, Moment { at: At::Present | At::Instant(_) | At::Commit, .. }) => {
+                key_support(view, filters, Exactness::IfWhole)?
+            }
+            Relation::View(_, Moment { at: At::OfLeftRow(_) | At::OfMatch(_), .. }) | Relation::Stored(_) => {
                 vec![TableProviderFilterPushDown::Unsupported; filters.len()]
             }
             Relation::History(view) => {
@@ -173,18 +164,29 @@ impl Request {
 async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
     let context = Arc::clone(&request.context);
     match request.relation.clone() {
-        Relation::View(view, Instant::OfLeftRow(_)) => {
-            let reader = open_history(&context, &view).await?;
-            Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection)?))
+        Relation::View(view, moment) => {
+            if let Some(known_at) = moment.known_at {
+                refuse_future(known_at, context.now)?;
+            }
+            let (tense, at) = match moment.at {
+                At::OfLeftRow(_) | At::OfMatch(_) => {
+                    let reader = open_history(&context, &view, moment.version).await?;
+                    return Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection)?));
+                }
+                At::Present => (Tense::Present, Some(context.now.as_event_time())),
+                At::Instant(at) => (Tense::AsOf, at),
+                At::Commit => (Tense::AsOf, Some(commit_time(&context, &view, moment.version).await?)),
+            };
+            plan_view(&request, view, moment, tense, at).await
         }
-        Relation::View(view, Instant::Present) => {
-            let at = Some(context.now.as_event_time());
-            plan_view(&request, view, Tense::Present, at).await
-        }
-        Relation::View(view, Instant::At(at)) => plan_view(&request, view, Tense::AsOf, at).await,
         Relation::History(view) => {
-            let reader = open_history(&context, &view).await?;
+            let reader = open_history(&context, &view, None).await?;
             let mut predicates = request.event_times;
+            if let Some(known_at) = context.system_time {
+                refuse_future(known_at, context.now)?;
+                let column = CREATED_TIME.to_owned();
+                predicates.push(Predicate::EventTime { column, min: None, max: Some(known_at.as_event_time()) });
+            }
             if let Some(bound) = &request.keys {
                 predicates.extend(key_predicates(&view, bound)?);
             }
@@ -202,6 +204,7 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
 async fn plan_view(
     request: &Request,
     view: Arc<FeatureView>,
+    moment: Moment,
     tense: Tense,
     at: Option<EventTime>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -232,17 +235,17 @@ async fn plan_view(
             pins: Arc::clone(&context.pins),
         })?)),
         (Route::Online | Route::Offline, keys) => {
-            let reader = open_history(context, &view).await?;
+            let reader = open_history(context, &view, moment.version).await?;
             let predicates = match (&keys, &request.keys) {
                 (None, Some(bound)) => key_predicates(&view, bound)?,
                 _ => Vec::new(),
             };
             Ok(Arc::new(SnapshotExec::new(SnapshotSpec {
-                window: view.ttl,
+                window: moment.window,
                 view,
                 reader,
                 at,
-                known_at: None,
+                known_at: moment.known_at,
                 keys,
                 predicates,
                 projection,
@@ -251,9 +254,30 @@ async fn plan_view(
     }
 }
 
-async fn open_history(context: &StatementContext, view: &FeatureView) -> Result<DatasetReader> {
+/// The history of a view, as the statement sees it or at a version that it names.
+async fn open_history(context: &StatementContext, view: &FeatureView, version: Option<DatasetVersion>) -> Result<DatasetReader> {
     let dataset = Dataset::History(view.id);
-    DatasetReader::open(dataset, history_schema(view), &context.stores, &context.pins, &context.held).await
+    match version {
+        None => DatasetReader::open(dataset, history_schema(view), &context.stores, &context.pins, &context.held).await,
+        Some(version) => {
+            commit_time(context, view, Some(version)).await?;
+            Ok(DatasetReader::at_version(dataset, version, history_schema(view), &context.stores))
+        }
+    }
+}
+
+/// When a version of a view was committed. One that is not there is `22023`.
+async fn commit_time(context: &StatementContext, view: &FeatureView, version: Option<DatasetVersion>) -> Result<EventTime> {
+    let dataset = Dataset::History(view.id);
+    let version = version.ok_or_else(|| Error::internal("a version's time without a version"))?;
+    match context.stores.offline.commit_of(dataset, version).await? {
+        Some(commit) => Ok(commit.created_time.as_event_time()),
+        None => {
+            let newest = context.stores.offline.latest(dataset).await?.version;
+            Err(Error::new(SqlState::InvalidParameterValue, format!("feature view \"{}\" has no version {version}", view.name))
+                .hint(format!("Its newest version is {newest}.")))
+        }
+    }
 }
 
 /// Conditions on single key columns that follow from what the filters bind.

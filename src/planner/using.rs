@@ -152,7 +152,8 @@ fn kept(operator: &JoinOperator) -> Option<(&JoinConstraint, Kept)> {
         | JoinOperator::Inner(constraint)
         | JoinOperator::Left(constraint)
         | JoinOperator::LeftOuter(constraint)
-        | JoinOperator::CrossJoin(constraint) => Some((constraint, Kept::Left)),
+        | JoinOperator::CrossJoin(constraint)
+        | JoinOperator::AsOf { constraint, .. } => Some((constraint, Kept::Left)),
         JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => Some((constraint, Kept::Right)),
         JoinOperator::FullOuter(constraint) => Some((constraint, Kept::Either)),
         _ => None,

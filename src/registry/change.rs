@@ -8,6 +8,7 @@ use super::model::{
 };
 use super::ttl::Ttl;
 use crate::error::{Error, Result, SqlState};
+use crate::time::DatasetVersion;
 
 /// The most bytes a name may have, as in PostgreSQL.
 const NAME_BYTES_MAX: usize = 63;
@@ -86,6 +87,22 @@ pub enum Change {
         /// No error if there is none.
         if_exists: bool,
     },
+    /// `CREATE TAG`
+    CreateTag {
+        /// The feature view.
+        view: String,
+        /// The tag.
+        tag: String,
+        /// The version it names.
+        version: DatasetVersion,
+    },
+    /// `DROP TAG`
+    DropTag {
+        /// The feature view.
+        view: String,
+        /// The tag.
+        tag: String,
+    },
     /// `COMMENT ON` an object.
     Comment {
         /// What kind of object.
@@ -121,6 +138,8 @@ impl Registry {
             }
             Change::CreateView { .. } => next.create_view(change)?,
             Change::Drop { kind, name, if_exists } => next.drop_object(*kind, name, *if_exists)?,
+            Change::CreateTag { view, tag, version } => next.create_tag(view, tag, *version)?,
+            Change::DropTag { view, tag } => next.drop_tag(view, tag)?,
             Change::Comment { kind, name, comment } => next.comment(*kind, name, comment.as_ref())?,
             Change::CommentOnColumn { relation, column, comment } => {
                 next.comment_on_column(relation, column, comment.as_ref())?
@@ -203,6 +222,7 @@ impl Registry {
             online: *online,
             comment: comment.clone(),
             options: options.clone(),
+            tags: BTreeMap::new(),
         };
         self.views.insert(name.clone(), Arc::new(view));
         Ok(true)
@@ -275,6 +295,40 @@ impl Registry {
             ObjectKind::View => drop(self.sql_views.remove(name)),
         }
         Ok(true)
+    }
+
+    /// Tags never move: what a name stands for does not change.
+    fn create_tag(&mut self, view: &str, tag: &str, version: DatasetVersion) -> Result<bool> {
+        check_name(tag)?;
+        let tags = &mut Arc::make_mut(self.view_mut(view)?).tags;
+        if let Some(existing) = tags.get(tag) {
+            return Err(Error::new(
+                SqlState::DuplicateObject,
+                format!("tag \"{tag}\" of feature view \"{view}\" already exists"),
+            )
+            .detail(format!("It names version {existing}."))
+            .hint("Tags do not move: choose another name, or DROP TAG first."));
+        }
+        tags.insert(tag.to_owned(), version);
+        Ok(true)
+    }
+
+    fn drop_tag(&mut self, view: &str, tag: &str) -> Result<bool> {
+        match Arc::make_mut(self.view_mut(view)?).tags.remove(tag) {
+            Some(_) => Ok(true),
+            None => {
+                Err(Error::new(SqlState::UndefinedObject, format!("tag \"{tag}\" of feature view \"{view}\" does not exist")))
+            }
+        }
+    }
+
+    fn view_mut(&mut self, name: &str) -> Result<&mut Arc<FeatureView>> {
+        match self.relation_kind(name) {
+            Some(ObjectKind::FeatureView) | None => {
+                self.views.get_mut(name).ok_or_else(|| undefined(ObjectKind::FeatureView, name))
+            }
+            Some(actual) => Err(wrong_kind(name, ObjectKind::FeatureView, actual)),
+        }
     }
 
     fn comment(&mut self, kind: ObjectKind, name: &str, comment: Option<&String>) -> Result<bool> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ttl::Ttl;
+use crate::time::DatasetVersion;
 use crate::types::SqlType;
 
 /// The first object number; PostgreSQL gives those below 16384 to its own catalogs.
@@ -115,6 +116,9 @@ pub struct FeatureView {
     pub comment: Option<String>,
     /// The options of its `WITH` clause that only people read (`owner`, `tags`).
     pub options: BTreeMap<String, String>,
+    /// Names for versions of its history.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, DatasetVersion>,
 }
 
 impl FeatureView {

@@ -1,9 +1,12 @@
 //! How long a row lives.
 
+use arrow::datatypes::IntervalMonthDayNano;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, SqlState};
 use crate::time::EventTime;
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A view's time to live: a fixed, positive-or-zero length in microseconds.
 ///
@@ -18,6 +21,25 @@ impl Ttl {
             return Err(Error::new(SqlState::InvalidParameterValue, "a TTL cannot be negative"));
         }
         Ok(Self(micros))
+    }
+
+    /// A TTL as long as an interval; a day has 24 hours. Months are `22023`, because they have no fixed length.
+    pub fn from_interval(interval: IntervalMonthDayNano) -> Result<Self> {
+        if interval.months != 0 {
+            return Err(Error::new(SqlState::InvalidParameterValue, "a TTL cannot be counted in months or years")
+                .hint("Months and years differ in length; give days (of 24 hours) or less."));
+        }
+        let days = i64::from(interval.days).checked_mul(MICROS_PER_DAY);
+        let micros = days.and_then(|days| days.checked_add(interval.nanoseconds / 1_000));
+        Self::from_micros(micros.ok_or_else(|| Error::new(SqlState::DatetimeFieldOverflow, "interval out of range"))?)
+    }
+
+    /// The shorter of two lengths; none is no limit.
+    pub fn shorter(first: Option<Ttl>, second: Option<Ttl>) -> Option<Ttl> {
+        match (first, second) {
+            (Some(first), Some(second)) => Some(first.min(second)),
+            (first, second) => first.or(second),
+        }
     }
 
     /// The length in microseconds.

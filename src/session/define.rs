@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::{Answer, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
+use crate::offline::Dataset;
 use crate::parser::{CommentTarget, RelationName, Statement};
 use crate::planner::infer_external_schema;
 use crate::registry::{Change, ObjectKind, Registry, TableSource, Target};
+use crate::time::DatasetVersion;
 
 impl Session {
     /// Runs a statement that defines, drops or comments on an object.
@@ -56,6 +58,18 @@ impl Session {
             Statement::CreateExternalTable { .. } => self.create_external(statement).await?,
             Statement::CreateView { .. } => self.create_view(statement).await?,
             Statement::Drop { kind, names, if_exists } => self.drop_objects(*kind, names, *if_exists).await?,
+            Statement::CreateTag { .. } => self.create_tag(statement).await?,
+            Statement::DropTag { tag, view, if_exists } => {
+                in_public(view)?;
+                let registry = Arc::clone(&self.context().0.registry);
+                let there = registry.views.get(&view.name).is_some_and(|view| view.tags.contains_key(tag));
+                if *if_exists && !there {
+                    let message = format!("tag \"{tag}\" does not exist, skipping");
+                    self.notice("NOTICE", SqlState::SuccessfulCompletion, message, None);
+                } else {
+                    self.change_in_block(Change::DropTag { view: view.name.clone(), tag: tag.clone() }).await?;
+                }
+            }
             Statement::Comment { target, comment } => {
                 let change = comment_change(target, comment.clone())?;
                 self.change_in_block(change).await?;
@@ -98,6 +112,34 @@ impl Session {
             if_not_exists: *if_not_exists,
         };
         self.create(&change, ObjectKind::View, &name.name).await
+    }
+
+    /// Names the newest version of a view's history, or the one that is given.
+    async fn create_tag(&mut self, statement: &Statement) -> Result<()> {
+        let Statement::CreateTag { tag, view, version, if_not_exists } = statement else {
+            return Err(Error::internal("not a CREATE TAG"));
+        };
+        in_public(view)?;
+        let context = self.context().0;
+        let found = context.registry.views.get(&view.name);
+        if *if_not_exists && found.is_some_and(|view| view.tags.contains_key(tag)) {
+            self.notice("NOTICE", SqlState::DuplicateObject, format!("tag \"{tag}\" already exists, skipping"), None);
+            return Ok(());
+        }
+        let version = match (found, version) {
+            (Some(found), Some(version)) => {
+                let (dataset, version) = (Dataset::History(found.id), DatasetVersion(*version));
+                if context.stores.offline.commit_of(dataset, version).await?.is_none() {
+                    let message = format!("feature view \"{}\" has no version {version}", view.name);
+                    return Err(Error::new(SqlState::InvalidParameterValue, message));
+                }
+                version
+            }
+            (Some(found), None) => context.stores.offline.latest(Dataset::History(found.id)).await?.version,
+            // The registry says what is wrong with the name.
+            (None, _) => DatasetVersion(0),
+        };
+        self.change_in_block(Change::CreateTag { view: view.name.clone(), tag: tag.clone(), version }).await
     }
 
     /// Makes an object: there at once, and dropped again if the block is rolled back.
@@ -180,8 +222,12 @@ impl Session {
                     self.services.ingest.remove(&target).await?;
                 }
             }
-            Change::CreateEntity { .. } | Change::CreateView { .. } | Change::Comment { .. } | Change::CommentOnColumn { .. } => {
-            }
+            Change::CreateEntity { .. }
+            | Change::CreateView { .. }
+            | Change::CreateTag { .. }
+            | Change::DropTag { .. }
+            | Change::Comment { .. }
+            | Change::CommentOnColumn { .. } => {}
         }
         Ok(())
     }
@@ -209,7 +255,11 @@ fn skips_existing(change: &Change) -> bool {
         | Change::CreateFeatureView { if_not_exists, .. }
         | Change::CreateTable { if_not_exists, .. }
         | Change::CreateView { if_not_exists, .. } => *if_not_exists,
-        Change::Drop { .. } | Change::Comment { .. } | Change::CommentOnColumn { .. } => false,
+        Change::Drop { .. }
+        | Change::CreateTag { .. }
+        | Change::DropTag { .. }
+        | Change::Comment { .. }
+        | Change::CommentOnColumn { .. } => false,
     }
 }
 
@@ -251,6 +301,8 @@ fn command(statement: &Statement) -> &'static str {
         Statement::Drop { kind: ObjectKind::FeatureView, .. } => "DROP FEATURE VIEW",
         Statement::Drop { kind: ObjectKind::Table, .. } => "DROP TABLE",
         Statement::Drop { kind: ObjectKind::View, .. } => "DROP VIEW",
+        Statement::CreateTag { .. } => "CREATE TAG",
+        Statement::DropTag { .. } => "DROP TAG",
         Statement::Comment { .. } => "COMMENT",
         _ => "DEFINE",
     }

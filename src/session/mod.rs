@@ -315,6 +315,8 @@ impl Session {
             | Statement::CreateExternalTable { .. }
             | Statement::CreateView { .. }
             | Statement::Drop { .. }
+            | Statement::CreateTag { .. }
+            | Statement::DropTag { .. }
             | Statement::Comment { .. } => self.define(&prepared.statement).await,
         }
     }
@@ -329,6 +331,8 @@ impl Session {
         let context = Arc::new(StatementContext {
             registry,
             now: self.block.as_ref().and_then(Block::pinned_now).unwrap_or_else(|| self.services.clock.now()),
+            as_of: self.settings.as_of(),
+            system_time: self.settings.system_time(),
             time_zone: self.settings.time_zone().to_owned(),
             route: self.settings.route(),
             online_fallback: self.settings.online_fallback(),

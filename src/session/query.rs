@@ -68,6 +68,8 @@ impl Session {
             | Statement::CreateExternalTable { .. }
             | Statement::CreateView { .. }
             | Statement::Drop { .. }
+            | Statement::CreateTag { .. }
+            | Statement::DropTag { .. }
             | Statement::Comment { .. }
             | Statement::Empty => (Vec::new(), None),
         })

@@ -7,8 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
+
 use crate::error::{Error, Result, SqlState};
 use crate::planner::{OnlineFallback, RouteSetting};
+use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
 
@@ -33,8 +37,8 @@ enum Kind {
     DateStyle,
     /// Cannot be set.
     ReadOnly,
-    /// Of the design, and not built.
-    NotBuilt,
+    /// An instant; empty for none.
+    Instant,
 }
 
 /// A setting there is.
@@ -104,7 +108,7 @@ static DEFINITIONS: &[Definition] = &[
     reported("standard_conforming_strings", "on", Kind::Word(&["on"]), "Whether a backslash in '…' is an ordinary character."),
     setting("statement_timeout", "0", Kind::Milliseconds, "How long a statement may run; 0, for ever."),
     setting("synchronize_seqscans", "on", Kind::Boolean, "Accepted for tools; without effect."),
-    setting("tidegate.as_of", "", Kind::NotBuilt, "The instant that every view is asked as of."),
+    setting("tidegate.as_of", "", Kind::Instant, "The instant that every view is asked as of."),
     setting(
         "tidegate.online_fallback",
         "error",
@@ -112,7 +116,7 @@ static DEFINITIONS: &[Definition] = &[
         "What a lookup does without the online store.",
     ),
     setting("tidegate.route", "auto", Kind::Word(&["auto", "online", "offline"]), "Which store answers."),
-    setting("tidegate.system_time", "", Kind::NotBuilt, "The knowledge that every view is asked as of."),
+    setting("tidegate.system_time", "", Kind::Instant, "The knowledge that every view is asked as of."),
     reported("TimeZone", "UTC", Kind::TimeZone, "The zone in which instants are read and written."),
     setting("transaction_isolation", "read committed", Kind::Word(ISOLATION), "The isolation of the current block."),
     setting("transaction_read_only", "off", Kind::Boolean, "Whether the current block refuses writes."),
@@ -243,6 +247,16 @@ impl Settings {
         }
     }
 
+    /// `tidegate.as_of`.
+    pub(super) fn as_of(&self) -> Option<EventTime> {
+        instant(self.get("tidegate.as_of")?, self.time_zone()).map(EventTime::from_micros)
+    }
+
+    /// `tidegate.system_time`.
+    pub(super) fn system_time(&self) -> Option<CommitTime> {
+        instant(self.get("tidegate.system_time")?, self.time_zone()).map(CommitTime::from_micros)
+    }
+
     pub(super) fn time_zone(&self) -> &str {
         self.get("timezone").unwrap_or("UTC")
     }
@@ -305,8 +319,12 @@ fn checked(name: &str, value: &str) -> Result<String> {
         Kind::ReadOnly => {
             Err(Error::new(SqlState::CantChangeRuntimeParam, format!("parameter \"{}\" cannot be changed", definition.name)))
         }
-        Kind::NotBuilt if value.is_empty() => Ok(String::new()),
-        Kind::NotBuilt => Err(Error::unsupported(format!("SET {}", definition.name)).hint("Write AS OF at the view.")),
+        Kind::Instant if value.trim().is_empty() => Ok(String::new()),
+        // Without a zone it is read in the session's, which may change: it is kept as written.
+        Kind::Instant => match instant(value, "UTC") {
+            Some(_) => Ok(value.to_owned()),
+            None => Err(invalid().hint("Give an instant, such as '2013-06-01 12:00Z', or '' for none.")),
+        },
     }
 }
 
@@ -327,6 +345,15 @@ fn milliseconds(value: &str) -> Option<String> {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
     let (size, unit) = units.into_iter().find(|(size, _)| total >= *size && total % size == 0).unwrap_or((1, ""));
     Some(format!("{}{unit}", total / size))
+}
+
+/// The microseconds of an instant that is written out.
+fn instant(text: &str, zone: &str) -> Option<i64> {
+    let mut parser = TextParser::new(&SqlType::TimestampTz, zone).ok()?;
+    parser.append(Some(text)).ok()?;
+    let instants = parser.finish();
+    let instants = instants.as_primitive_opt::<TimestampMicrosecondType>()?;
+    instants.iter().next().flatten()
 }
 
 /// A zone that instants can be read in: an IANA name in its own case, or an offset.
@@ -365,7 +392,9 @@ mod tests {
             ("client_encoding", "LATIN1", None),
             ("tidegate.route", "ONLINE", Some("online")),
             ("tidegate.route", "both", None),
-            ("tidegate.as_of", "2013-01-01", None),
+            ("tidegate.as_of", "2013-01-01", Some("2013-01-01")),
+            ("tidegate.as_of", "", Some("")),
+            ("tidegate.system_time", "one day", None),
             ("tidegate.nope", "1", None),
             ("my.own", "1", Some("1")),
             ("nope", "1", None),

@@ -149,6 +149,30 @@ impl Handles {
         Ok(handle)
     }
 
+    /// The commit that made a version, or for one that only rearranged rows the newest before it; `None` where there is no
+    /// such version. Costs one look at the store, and the reading of that version's manifest the first time.
+    pub(super) async fn commit_of(&self, dataset: Dataset, version: DatasetVersion) -> Result<Option<Commit>> {
+        let newest = self.latest(dataset).await?;
+        if version == newest.version {
+            return Ok(Some(newest));
+        }
+        if version.0 == 0 || version > newest.version {
+            return Ok(None);
+        }
+        let handle = match self.kept(dataset, version) {
+            Some(handle) => handle,
+            None => {
+                let found = self.newest(dataset).await?.checkout_version(version.0).boxed().await;
+                match found {
+                    Ok(handle) => Arc::new(handle),
+                    Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => return Ok(None),
+                    Err(source) => return Err(could_not("read", dataset, source)),
+                }
+            }
+        };
+        Ok(Some(Commit { version, created_time: created_time(dataset, &handle, None).await? }))
+    }
+
     fn kept(&self, dataset: Dataset, version: DatasetVersion) -> Option<Handle> {
         if let Some(newest) = self.newest.lock().get(&dataset)
             && newest.handle.version_id() == version.0

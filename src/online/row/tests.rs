@@ -30,6 +30,7 @@ fn view(features: &[SqlType]) -> FeatureView {
         online: true,
         comment: None,
         options: Default::default(),
+        tags: Default::default(),
     }
 }
 
