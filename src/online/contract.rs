@@ -53,6 +53,21 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// Makes it hang, as a machine that swaps does: connections stay, answers do not come.
+    fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        // The shell's own `kill`: the program is not on every machine.
+        let kill = format!("kill {signal} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
     /// Starts it again, empty.
     pub(crate) fn start_again(&mut self) {
         std::fs::remove_file(self.folder.path().join("redis.sock")).ok();
@@ -93,6 +108,8 @@ async fn contract(store: Arc<dyn OnlineStore>) {
     moves_the_applied_version_only_from_where_it_is(&store).await;
     races_end_with_the_newest(&store).await;
     takes_many_rows(&store).await;
+    takes_any_bytes_for_a_key(&store).await;
+    tells_wide_numbers_apart(&store).await;
 }
 
 async fn keeps_the_newest(store: &Arc<dyn OnlineStore>) {
@@ -185,6 +202,55 @@ async fn takes_many_rows(store: &Arc<dyn OnlineStore>) {
     assert!(store.get(&keys).await.unwrap().iter().all(Option::is_none));
 }
 
+/// Keys made of what means something to Redis: hash tags, patterns, the end of a C string, line ends.
+async fn takes_any_bytes_for_a_key(store: &Arc<dyn OnlineStore>) {
+    store.clear(VIEW).await.unwrap();
+    store.clear(OTHER).await.unwrap();
+    let parts =
+        ["", "{", "}", "{}", "}{", "*", "?", "[", "[a-z]", "]", "\\", "\0", "a\0", "a\0b", "\r\n", ":", ":applied", "{a}:1"];
+    let names: Vec<(&str, &str)> = parts.iter().flat_map(|first| parts.iter().map(move |second| (*first, *second))).collect();
+    let text = |name: &str| KeyColumn { name: name.into(), data_type: SqlType::Text };
+    let column = |pick: fn(&(&'static str, &'static str)) -> &'static str| -> ArrayRef {
+        Arc::new(arrow::array::StringArray::from_iter_values(names.iter().map(pick)))
+    };
+    let keys = entity_keys(&[text("a"), text("b")], &[column(|pair| pair.0), column(|pair| pair.1)]).unwrap();
+    let keys: Vec<EntityKey> = keys.into_iter().flatten().chain([EntityKey::global()]).collect();
+    assert_eq!(keys.len(), names.len() + 1);
+    let rows = |note: i64| -> Vec<(EntityKey, PackedRow)> {
+        (0_i64..).zip(&keys).map(|(number, key)| (key.clone(), row(number, note, 0, 0))).collect()
+    };
+    assert_eq!(store.upsert(VIEW, &rows(1)).await.unwrap(), keys.len());
+    assert_eq!(store.upsert(OTHER, &rows(2)).await.unwrap(), keys.len());
+    let of = |view: ObjectId| -> Vec<RowKey> { keys.iter().map(|entity| RowKey { view, entity: entity.clone() }).collect() };
+    let expected = |note: i64| rows(note).into_iter().map(|(_, row)| Some(row)).collect::<Vec<_>>();
+    assert_eq!(store.get(&of(VIEW)).await.unwrap(), expected(1));
+    // No key is mistaken for the applied version, and clearing one view, patterns and all, leaves the other.
+    assert_eq!(store.applied(VIEW).await.unwrap(), None);
+    store.clear(VIEW).await.unwrap();
+    assert!(store.get(&of(VIEW)).await.unwrap().iter().all(Option::is_none));
+    assert_eq!(store.get(&of(OTHER)).await.unwrap(), expected(2));
+    store.clear(OTHER).await.unwrap();
+}
+
+/// Each of the numbers that order rows, about the places where a double stops counting by ones and where halves carry.
+async fn tells_wide_numbers_apart(store: &Arc<dyn OnlineStore>) {
+    for edge in [0, 1 << 31, 1 << 32, 1 << 53, (1 << 53) + (1 << 32), 1 << 62, i64::MAX - 1] {
+        for edge in [edge, -edge] {
+            let ascending = [edge - 1, edge, edge + 1];
+            let by_place: [fn(i64) -> PackedRow; 3] = [|n| row(n, 0, 0, 0), |n| row(0, n, 0, 0), |n| row(0, 0, n, 0)];
+            for make in by_place {
+                store.clear(VIEW).await.unwrap();
+                for number in ascending {
+                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 1, "{number} is newer");
+                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 0, "{number} is the same");
+                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number - 1))]).await.unwrap(), 0, "{number} - 1 is older");
+                }
+                assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(make(edge + 1))]);
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_keeps_the_contract() {
     contract(Arc::new(MemoryStore::new())).await;
@@ -228,6 +294,38 @@ async fn a_redis_that_is_away_is_an_error_until_it_is_back() {
         server.stop();
         assert!(store.get(&[key(VIEW, 1)]).await.is_err());
     }
+}
+
+/// A call without a limit would never end here.
+#[tokio::test]
+async fn no_call_outlives_a_redis_that_hangs() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
+    let rows = [(entity(1), row(1, 1, 1, 1))];
+    store.upsert(VIEW, &rows).await.unwrap();
+    server.pause();
+    let newer = [(entity(1), row(2, 2, 2, 2))];
+    let failures = [
+        store.get(&[key(VIEW, 1)]).await.unwrap_err(),
+        store.applied(VIEW).await.unwrap_err(),
+        store.upsert(VIEW, &newer).await.unwrap_err(),
+        store.advance(VIEW, None, DatasetVersion(1)).await.unwrap_err(),
+        store.clear(OTHER).await.unwrap_err(),
+    ];
+    for failure in failures {
+        assert_eq!((failure.code(), failure.detail_text()), (SqlState::IoError, Some("It did not answer in time.")));
+    }
+    // One made while it hangs does not wait for the greeting either.
+    let late = RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
+    assert_eq!(late.get(&[key(VIEW, 1)]).await.unwrap_err().code(), SqlState::IoError);
+    server.go_on();
+    // What was cut off may have been done since: the newest row wins all the same.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.upsert(VIEW, &newer).await.is_err() {
+        assert!(Instant::now() < deadline, "the connection does not come back");
+    }
+    assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 0);
+    assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(row(2, 2, 2, 2))]);
 }
 
 #[test]

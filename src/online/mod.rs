@@ -6,6 +6,7 @@
 //! [`Ttl::is_live`](crate::registry::Ttl::is_live), called where rows are served.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -27,7 +28,12 @@ pub use memory::MemoryStore;
 pub use row::{PackedRow, RowLayout, RowVersion};
 pub use views::{OnlineViews, ReadinessMark};
 
+/// How long a lookup waits for the store: beyond it, it fails or reads the offline store.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The newest row of each entity of each view.
+///
+/// No call waits for ever: a store that does not answer in time is an error (`58030`).
 #[async_trait]
 pub trait OnlineStore: Send + Sync + fmt::Debug {
     /// One slot per key, in the order of `keys`, of any views, in one round trip. Expired rows and retractions are given as

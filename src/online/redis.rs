@@ -7,16 +7,21 @@
 //!
 //! `<store>` is the store's id in base64url, 22 letters, and `<view>` the view's number, so that two stores share a Redis without
 //! meeting and a view made anew finds nothing of the one before. The braces make an entity's rows of all views neighbours in a
-//! cluster. Every call has a time limit. The connection is made by the first call and made again after it broke.
+//! cluster. The connection is made by the first call and made again after it broke.
+//!
+//! A Redis that hangs, or answers slowly, costs a lookup [`READ_TIMEOUT`] and a write [`WRITE_TIMEOUT`], never more: who waits is
+//! told, and the rows are in the offline store either way. What is cut off here may still be done there, before the next call on
+//! the same connection; every call is therefore harmless when it is made again.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
+use redis::io::tcp::TcpSettings;
+use redis::{ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind};
 
-use super::{EntityKey, OnlineStore, PackedRow, RowKey};
+use super::{EntityKey, OnlineStore, PackedRow, READ_TIMEOUT, RowKey};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::{ObjectId, StoreId};
 use crate::time::DatasetVersion;
@@ -24,11 +29,17 @@ use crate::time::DatasetVersion;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a lookup may take, connecting included.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one round trip of a write may take, connecting included, and a script that Redis has forgotten sent again. A write has
+/// one for every [`SCRIPT_ROWS`] times [`PIPELINE_CALLS`] rows, and stops at the first that fails.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long one round trip of a write may take.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other machine may leave what was sent unacknowledged before the connection counts as broken and is made again: a
+/// Redis that hangs still acknowledges, a machine that is gone does not.
+#[cfg(target_os = "linux")]
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many keys one `MGET` names: Redis answers nobody else meanwhile, for less than a millisecond.
+const MGET_KEYS: usize = 512;
 
 /// How many rows one call of the script compares: Redis answers nobody else meanwhile, for about a millisecond.
 const SCRIPT_ROWS: usize = 256;
@@ -100,7 +111,12 @@ impl RedisStore {
                 .hint("Give it as redis://host:port or redis+unix:///path.")
                 .caused_by(source)
         };
-        let client = redis::Client::open(url).map_err(unusable)?;
+        // A lookup is one small message that must not wait for a second to travel with.
+        let settings = TcpSettings::default().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let settings = settings.set_user_timeout(SILENCE_TIMEOUT);
+        let info = url.into_connection_info().map_err(unusable)?.set_tcp_settings(settings);
+        let client = redis::Client::open(info).map_err(unusable)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(WRITE_TIMEOUT))
@@ -123,29 +139,41 @@ impl RedisStore {
         format!("{}:{view}:applied", self.store)
     }
 
-    /// One round trip of calls of the upsert script; `NOSCRIPT` where Redis has forgotten it.
+    /// One round trip of calls of the upsert script, which Redis is given again where it has forgotten it.
     async fn upsert_calls(&self, calls: &redis::Pipeline) -> std::result::Result<Vec<usize>, RedisError> {
-        calls.query_async(&mut self.connection.clone()).await
+        let mut connection = self.connection.clone();
+        match calls.query_async(&mut connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.upsert.load_async(&mut connection).await?;
+                calls.query_async(&mut connection).await
+            }
+            counts => counts,
+        }
     }
 
-    async fn clear_keys(&self, view: ObjectId) -> std::result::Result<(), RedisError> {
-        let mut connection = self.connection.clone();
+    /// Each step has the limit of a write; there are as many as Redis has keys, by [`SCAN_COUNT`].
+    async fn clear_keys(&self, view: ObjectId) -> std::result::Result<(), Failure> {
         // First the applied version: from here on nobody takes the rows for whole.
-        let _: usize = redis::cmd("UNLINK").arg(self.applied_key(view)).query_async(&mut connection).await?;
+        self.unlink(redis::cmd("UNLINK").arg(self.applied_key(view))).await?;
         let pattern = format!("{}:{view}:*", self.store);
         let mut cursor: u64 = 0;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut connection).await?;
+            let mut connection = self.connection.clone();
+            let (next, keys): (u64, Vec<Vec<u8>>) = limited(WRITE_TIMEOUT, scan.query_async(&mut connection)).await?;
             if !keys.is_empty() {
-                let _: usize = redis::cmd("UNLINK").arg(keys).query_async(&mut connection).await?;
+                self.unlink(redis::cmd("UNLINK").arg(keys)).await?;
             }
             if next == 0 {
                 return Ok(());
             }
             cursor = next;
         }
+    }
+
+    async fn unlink(&self, call: &redis::Cmd) -> std::result::Result<(), Failure> {
+        limited(WRITE_TIMEOUT, call.query_async::<usize>(&mut self.connection.clone())).await.map(drop)
     }
 }
 
@@ -155,14 +183,18 @@ impl OnlineStore for RedisStore {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut mget = redis::cmd("MGET");
-        for key in keys {
-            mget.arg(self.row_key(key.view, &key.entity));
+        // All travel together: Redis serves others between them.
+        let mut calls = redis::pipe();
+        for keys in keys.chunks(MGET_KEYS) {
+            let call = calls.cmd("MGET");
+            for key in keys {
+                call.arg(self.row_key(key.view, &key.entity));
+            }
         }
         let mut connection = self.connection.clone();
-        let rows: Vec<Option<Vec<u8>>> =
-            limited(READ_TIMEOUT, mget.query_async(&mut connection)).await.map_err(could_not_read)?;
-        rows.into_iter().map(|row| row.map(|row| PackedRow::from_bytes(Bytes::from(row))).transpose()).collect()
+        let rows: Vec<Vec<Option<Vec<u8>>>> =
+            limited(READ_TIMEOUT, calls.query_async(&mut connection)).await.map_err(could_not_read)?;
+        rows.into_iter().flatten().map(|row| row.map(|row| PackedRow::from_bytes(Bytes::from(row))).transpose()).collect()
     }
 
     async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize> {
@@ -178,15 +210,8 @@ impl OnlineStore for RedisStore {
                     call.arg(row.as_bytes().as_ref());
                 }
             }
-            let counts = match limited(WRITE_TIMEOUT, self.upsert_calls(&calls)).await {
-                Err(Failure::Redis(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    let mut connection = self.connection.clone();
-                    limited(WRITE_TIMEOUT, self.upsert.load_async(&mut connection)).await.map_err(could_not_write)?;
-                    limited(WRITE_TIMEOUT, self.upsert_calls(&calls)).await
-                }
-                counts => counts,
-            };
-            kept += counts.map_err(could_not_write)?.iter().sum::<usize>();
+            let counts = limited(WRITE_TIMEOUT, self.upsert_calls(&calls)).await.map_err(could_not_write)?;
+            kept += counts.iter().sum::<usize>();
         }
         Ok(kept)
     }
@@ -207,7 +232,7 @@ impl OnlineStore for RedisStore {
     }
 
     async fn clear(&self, view: ObjectId) -> Result<()> {
-        self.clear_keys(view).await.map_err(|error| could_not_write(Failure::Redis(error)))
+        self.clear_keys(view).await.map_err(could_not_write)
     }
 }
 
@@ -221,6 +246,7 @@ enum Failure {
 
 async fn limited<T>(limit: Duration, call: impl Future<Output = std::result::Result<T, RedisError>>) -> Result<T, Failure> {
     match tokio::time::timeout(limit, call).await {
+        Ok(Err(error)) if error.is_timeout() => Err(Failure::Late),
         Ok(answer) => answer.map_err(Failure::Redis),
         Err(_late) => Err(Failure::Late),
     }
@@ -238,7 +264,7 @@ fn report(message: &str, failure: Failure) -> Error {
     let error = Error::new(SqlState::IoError, message);
     match failure {
         Failure::Redis(source) => error.caused_by(source),
-        Failure::Late => error.caused_by("the call took too long"),
+        Failure::Late => error.detail("It did not answer in time.").caused_by("the call took too long"),
     }
 }
 

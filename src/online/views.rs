@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{EntityKey, OnlineStore, PackedRow, RowKey};
-use crate::error::Result;
+use super::{EntityKey, OnlineStore, PackedRow, READ_TIMEOUT, RowKey};
+use crate::error::{Error, Result, SqlState};
 use crate::registry::ObjectId;
 use crate::time::{DatasetVersion, EventTime};
 
@@ -103,7 +103,10 @@ impl OnlineViews {
     /// place of the row that answered at `now`, so a reader that judges expiry takes the later of the two instants.
     pub async fn get(&self, keys: &[RowKey], now: EventTime) -> Result<Vec<Option<PackedRow>>> {
         if self.next_due.load(Ordering::Acquire) <= now.micros() {
-            self.apply_due(now).await?;
+            // The limit counts the wait for a turn too: where the store hangs, lookups must not wait for it one after another.
+            let applied = tokio::time::timeout(READ_TIMEOUT, self.apply_due(now)).await;
+            applied
+                .map_err(|_late| Error::new(SqlState::IoError, "could not apply rows that became due to the online store"))??;
         }
         self.store.get(keys).await
     }

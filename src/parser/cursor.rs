@@ -6,7 +6,7 @@
 use sqlparser::ast::{Expr, ObjectName};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::RelationName;
 use crate::error::{Error, Result, SqlState};
@@ -21,14 +21,29 @@ pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 pub(super) struct Source<'a>(pub(super) &'a str);
 
 impl<'a> Source<'a> {
-    /// The tokens, without white space and comments.
+    /// The tokens, without white space and comments. All are said to be on the first line, so that a column, wherever it travels
+    /// from here, is a place in the text: clients count characters, not lines.
     pub(super) fn tokens(self) -> Result<Vec<TokenWithSpan>> {
         let tokens = Tokenizer::new(&DIALECT, self.0).tokenize_with_location().map_err(|error| {
             let message =
                 error.message.chars().next().map(|first| first.to_lowercase().to_string() + &error.message[first.len_utf8()..]);
             Error::new(SqlState::SyntaxError, message.unwrap_or_default()).at(self.position(error.location))
         })?;
-        Ok(tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)).collect())
+        let starts: Vec<u64> = std::iter::once(0)
+            .chain(self.0.split_inclusive('\n').scan(0, |characters, line| {
+                *characters += line.chars().count() as u64;
+                Some(*characters)
+            }))
+            .collect();
+        let in_text = |location: Location| {
+            let line = usize::try_from(location.line).unwrap_or(1).max(1);
+            let before = starts.get(line - 1).or(starts.last()).copied().unwrap_or(0);
+            Location::new(1, before + location.column)
+        };
+        let tokens = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
+        Ok(tokens
+            .map(|token| TokenWithSpan { span: Span::new(in_text(token.span.start), in_text(token.span.end)), ..token })
+            .collect())
     }
 
     /// The place of `location` in characters from 1.

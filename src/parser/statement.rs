@@ -65,6 +65,7 @@ impl Reader<'_> {
 
 fn statement(source: Source<'_>, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let text_tokens = tokens.clone();
+    let tokens = translate::quoting_after_csv(tokens);
     let (tokens, clauses) = time_clause::extract(source, tokens)?;
     let (tokens, joins) = as_of_join::extract(source, tokens)?;
     let mut reader = Reader { cursor: Cursor::new(source, tokens), clauses, joins };

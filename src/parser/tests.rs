@@ -117,6 +117,8 @@ fn syntax_errors_point_at_the_word() {
         ("SELEC 1", "syntax error at or near \"SELEC\"", 1),
         ("SELECT 1 FROM", "syntax error at end of input", 14),
         ("SELECT *\nFROM t WHERE ) 1", "syntax error at or near \")\"", 23),
+        ("SELECT 'ä',\r\n\n  'ö\nü' FROM t\n WHERE ) 1", "syntax error at or near \")\"", 37),
+        ("SELECT 1;\n\nSELEC 1", "syntax error at or near \"SELEC\"", 12),
         ("CREATE ENTITY c (a int)", "syntax error at or near \"(\"", 17),
     ];
     for (sql, message, position) in cases {

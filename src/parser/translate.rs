@@ -5,7 +5,7 @@ use sqlparser::ast::{
     SetExpr, TableObject,
 };
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::TokenWithSpan;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Source, ident_name, is_word, relation_name};
 use super::statement::Reader;
@@ -197,6 +197,40 @@ fn copy(
         (CopySource::Query(query), _) => Copy::Out { source: reader.with_clauses(query)?, options },
     };
     Ok(Statement::Copy(copy))
+}
+
+/// A statement's tokens, where a `COPY` has options of the old spelling with `QUOTE` and `ESCAPE` right after `CSV`: sqlparser
+/// knows them only there, PostgreSQL takes the options in any order.
+pub(super) fn quoting_after_csv(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is = |place: usize, word: &str| tokens.get(place).is_some_and(|token| is_word(&token.token, word));
+    if !is(0, "copy") {
+        return tokens;
+    }
+    let Some(end) = (0..tokens.len()).rev().find(|place| is(*place, "stdin") || is(*place, "stdout")) else { return tokens };
+    let (mut kept, mut quoting, mut csv) = (tokens[..=end].to_vec(), Vec::new(), None);
+    let mut next = end + 1;
+    while next < tokens.len() {
+        if is(next, "quote") || is(next, "escape") {
+            let length = if is(next + 1, "as") { 3 } else { 2 };
+            let last = tokens.len().min(next + length);
+            quoting.extend_from_slice(&tokens[next..last]);
+            next = last;
+            continue;
+        }
+        kept.push(tokens[next].clone());
+        if is(next, "csv") {
+            csv = Some(kept.len());
+        }
+        next += 1;
+    }
+    match csv {
+        // In parentheses, options are of the new spelling.
+        Some(csv) if !tokens[end..].iter().any(|token| token.token == Token::LParen) => {
+            kept.splice(csv..csv, quoting);
+            kept
+        }
+        _ => tokens,
+    }
 }
 
 /// The options of a `COPY`, in either spelling, with the defaults of its format.

@@ -17,12 +17,12 @@ use datafusion::logical_expr::expr::{Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Union, Volatility,
+    Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, Union, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::error::Result;
+use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 use crate::types::text::{
     TextParser, Zone, write_bytea, write_date, write_float4, write_float8, write_interval, write_time, write_timestamp,
@@ -39,8 +39,62 @@ impl AnalyzerRule for ComparedLiterals {
     }
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> DfResult<LogicalPlan> {
-        rewrite(plan, &|expr, schema| Ok(compared(expr, schema)))
+        rewrite(plan, &|expr, schema| {
+            refuse_text_with_number(&expr, schema).map_err(|error| DataFusionError::External(Box::new(error)))?;
+            Ok(compared(expr, schema))
+        })
     }
+}
+
+/// What PostgreSQL advises where no operator takes the types it is given.
+pub(super) const NO_OPERATOR_HINT: &str =
+    "No operator matches the given name and argument types. You might need to add explicit type casts.";
+
+/// DataFusion compares a text with a number as texts or as numbers, by rules of its own; PostgreSQL has no such operator. A
+/// literal without a type takes the other side's.
+fn refuse_text_with_number(expr: &Expr, schema: &DFSchema) -> Result<()> {
+    let check = |left: &Expr, operator: &dyn std::fmt::Display, right: &Expr| -> Result<()> {
+        let (left, right) = (type_of(left, schema), type_of(right, schema));
+        match (&left, &right) {
+            (Some(first), Some(second)) if is_text(first) && is_number(second) || is_number(first) && is_text(second) => {
+                let message = format!("operator does not exist: {first} {operator} {second}");
+                Err(Error::new(SqlState::UndefinedFunction, message).hint(NO_OPERATOR_HINT))
+            }
+            _ => Ok(()),
+        }
+    };
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
+            let shown = if *op == Operator::NotEq { "<>".to_owned() } else { op.to_string() };
+            check(left, &shown, right)
+        }
+        Expr::InList(InList { expr, list, negated }) => {
+            list.iter().try_for_each(|item| check(expr, if *negated { &"<>" } else { &"=" }, item))
+        }
+        Expr::Between(Between { expr, negated, low, high }) => {
+            check(expr, if *negated { &"<" } else { &">=" }, low)?;
+            check(expr, if *negated { &">" } else { &"<=" }, high)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The type of an expression; `None` where it takes the type of what stands beside it. Whole numbers are `integer` while they fit.
+fn type_of(expr: &Expr, schema: &DFSchema) -> Option<SqlType> {
+    match expr {
+        Expr::Literal(ScalarValue::Utf8(_) | ScalarValue::Null, _) => None,
+        Expr::Literal(ScalarValue::Int64(Some(number)), _) if i32::try_from(*number).is_ok() => Some(SqlType::Integer),
+        expr => expr.to_field(schema).ok().and_then(|(_, field)| SqlType::of_field(&field)),
+    }
+}
+
+fn is_text(sql_type: &SqlType) -> bool {
+    matches!(sql_type, SqlType::Text)
+}
+
+fn is_number(sql_type: &SqlType) -> bool {
+    use SqlType::{BigInt, DoublePrecision, Integer, Numeric, Real, SmallInt};
+    matches!(sql_type, SmallInt | Integer | BigInt | Real | DoublePrecision | Numeric { .. })
 }
 
 /// Makes casts between text and other types ours.

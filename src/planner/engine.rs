@@ -23,11 +23,12 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 
+use super::arithmetic::CheckedIntegers;
 use super::as_of::{TimeClauses, fix_instants, join_nodes};
 use super::as_of_join::FilterBelowAsOfJoin;
 use super::casts::{ComparedLiterals, TextCasts};
 use super::errors::from_datafusion;
-use super::literals::TextLiterals;
+use super::literals::{StatementTime, TextLiterals};
 use super::now::Now;
 use super::parameters::Parameters;
 use super::physical::OurQueryPlanner;
@@ -88,6 +89,7 @@ impl Planner {
             .with_analyzer_rules(analyzer.rules)
             .with_analyzer_rule(Arc::new(TextLiterals))
             .with_analyzer_rule(Arc::new(TextCasts))
+            .with_analyzer_rule(Arc::new(CheckedIntegers))
             .with_query_planner(Arc::new(OurQueryPlanner::new()))
             .build();
         Ok(Self { base, runtime: QueryRuntime::new(partitions)? })
@@ -212,6 +214,7 @@ impl Planner {
         let mut config = self.base.config().clone();
         let options = config.options_mut();
         options.execution.time_zone = Some(context.time_zone.clone());
+        options.extensions.insert(StatementTime(context.now.micros()));
         if let Some(catalog) = surface.catalogs.catalog_names().into_iter().next() {
             options.catalog.default_catalog = catalog;
         }

@@ -84,10 +84,10 @@ fn copy(error: &Error) -> Error {
     copy
 }
 
-/// A span counts lines and columns; a client counts characters, which is the same on the first line only.
+/// Our tokens are all on the first line: a column is a place in the text.
 fn positioned(error: Error, diagnostic: &Diagnostic) -> Error {
     match diagnostic.span {
-        Some(span) if span.start.line == 1 && error.position().is_none() => {
+        Some(span) if error.position().is_none() => {
             usize::try_from(span.start.column).map_or_else(|_| copy(&error), |column| copy(&error).at(column))
         }
         _ => error,
@@ -142,12 +142,12 @@ fn from_plan(message: &str) -> Error {
     let operator = ["Cannot coerce", "Cannot infer common argument type", "There isn't a common type to coerce"];
     if operator.iter().any(|start| message.contains(start)) {
         return Error::new(SqlState::UndefinedFunction, format!("operator does not exist: {}", types(message)))
-            .hint("No operator of that name takes these types. You might need to add explicit type casts.");
+            .hint(super::casts::NO_OPERATOR_HINT);
     }
     let call = ["No function matches", "Failed to coerce arguments", "Function '", "does not support zero arguments"];
     if call.iter().any(|start| message.contains(start)) {
         return Error::new(SqlState::UndefinedFunction, sentence(message))
-            .hint("No function of that name takes these types. You might need to add explicit type casts.");
+            .hint("No function matches the given name and argument types. You might need to add explicit type casts.");
     }
     if message.contains("data length across values list") {
         return Error::new(SqlState::SyntaxError, "VALUES lists must all be the same length");
@@ -210,6 +210,10 @@ fn from_value(message: &str) -> Error {
     }
     if let Some(value) = quoted(message, "Error parsing timestamp from '") {
         return Error::new(SqlState::InvalidDatetimeFormat, format!("invalid input syntax for type timestamp: \"{value}\""));
+    }
+    if let Some((array, _)) = message.split_once("Array overflow on abs") {
+        let name = sql_name(array.rsplit(' ').next().unwrap_or(array));
+        return Error::new(SqlState::NumericValueOutOfRange, format!("{name} out of range"));
     }
     let out_of_range = ["overflow", "out of range", "can't cast value", "too large", "too small", "fractional"];
     if out_of_range.iter().any(|word| lower.contains(word)) {

@@ -3,9 +3,12 @@
 //! `DATE '2013-01-01'`, `'…'::timestamptz` and `event_time > '2013-01-01'` all end as a cast of a text literal once types are
 //! coerced. Arrow's own parsers read other forms than PostgreSQL's and know no session; so those casts are done here.
 
+use std::any::Any;
+use std::borrow::Cow;
+
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use datafusion::common::config::ConfigOptions;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as DfResult};
@@ -15,7 +18,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::error::Result;
 use crate::types::SqlType;
-use crate::types::text::TextParser;
+use crate::types::text::{TextParser, Zone, write_date, write_timestamptz};
 
 /// Reads text literals that are cast.
 #[derive(Debug)]
@@ -28,12 +31,13 @@ impl AnalyzerRule for TextLiterals {
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> DfResult<LogicalPlan> {
         let time_zone = config.execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
+        let now = config.extensions.get::<StatementTime>().copied();
         let read = |node: LogicalPlan| {
             // The name of an output column does not change because its value is known.
             let names = datafusion::logical_expr::expr_rewriter::NamePreserver::new(&node);
             node.map_expressions(|expr| {
                 let name = names.save(&expr);
-                Ok(literals(expr, &time_zone)?.update_data(|expr| name.restore(expr)))
+                Ok(literals_at(expr, &time_zone, now)?.update_data(|expr| name.restore(expr)))
             })?
             .map_data(LogicalPlan::recompute_schema)
         };
@@ -41,8 +45,72 @@ impl AnalyzerRule for TextLiterals {
     }
 }
 
+/// The one `now()` of a statement, in microseconds, for literals that name a day by it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StatementTime(pub(super) i64);
+
+impl ConfigExtension for StatementTime {
+    const PREFIX: &'static str = "tidegate_statement";
+}
+
+impl ExtensionOptions for StatementTime {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(*self)
+    }
+
+    fn set(&mut self, _key: &str, _value: &str) -> DfResult<()> {
+        Err(DataFusionError::Internal("the time of a statement is not set by name".into()))
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        Vec::new()
+    }
+}
+
+/// A text that begins with `now`, `today`, `tomorrow` or `yesterday`, with the instant or day in the word's place as clocks of
+/// the zone show it; any other text as it is.
+fn spelled_out<'a>(text: &'a str, sql_type: &SqlType, time_zone: &str, now: Option<StatementTime>) -> Result<Cow<'a, str>> {
+    const MICROS_PER_DAY: i64 = 86_400_000_000;
+    let trimmed = text.trim_ascii_start();
+    let letters = trimmed.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let (word, rest) = trimmed.split_at(letters);
+    let days = match word.to_ascii_lowercase().as_str() {
+        "now" if rest.trim_ascii().is_empty() => None,
+        "today" => Some(0),
+        "tomorrow" => Some(1),
+        "yesterday" => Some(-1),
+        _ => return Ok(Cow::Borrowed(text)),
+    };
+    let (SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz, Some(StatementTime(now))) = (sql_type, now) else {
+        return Ok(Cow::Borrowed(text));
+    };
+    let zone = Zone::parse(time_zone)?;
+    let mut spelled = String::new();
+    match days {
+        None => write_timestamptz(&mut spelled, now, zone),
+        Some(days) => {
+            let local = now.saturating_add(i64::from(zone.offset_seconds(now)) * 1_000_000);
+            write_date(&mut spelled, i32::try_from(local.div_euclid(MICROS_PER_DAY) + days).unwrap_or(i32::MAX));
+            spelled.push_str(rest);
+        }
+    }
+    Ok(Cow::Owned(spelled))
+}
+
 /// `expr` with its casts of text literals done.
 pub(super) fn literals(expr: Expr, time_zone: &str) -> DfResult<Transformed<Expr>> {
+    literals_at(expr, time_zone, None)
+}
+
+fn literals_at(expr: Expr, time_zone: &str, now: Option<StatementTime>) -> DfResult<Transformed<Expr>> {
     expr.transform_up(|expr| match &expr {
         Expr::Cast(Cast { expr: inner, field }) => {
             let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = inner.as_ref() else { return Ok(Transformed::no(expr)) };
@@ -50,7 +118,8 @@ pub(super) fn literals(expr: Expr, time_zone: &str) -> DfResult<Transformed<Expr
             if matches!(sql_type, SqlType::Text | SqlType::Name | SqlType::Char | SqlType::Oid) {
                 return Ok(Transformed::no(expr));
             }
-            let value = read(text, &sql_type, field.data_type(), time_zone)
+            let value = spelled_out(text, &sql_type, time_zone, now)
+                .and_then(|text| read(&text, &sql_type, field.data_type(), time_zone))
                 .map_err(|error| DataFusionError::External(Box::new(error)))?;
             let metadata = (!field.metadata().is_empty()).then(|| FieldMetadata::from(field.metadata().clone()));
             Ok(Transformed::yes(Expr::Literal(value, metadata)))

@@ -4,7 +4,7 @@
 //! own block keeps back. [`Planner::plan`] makes a logical plan of a query, [`Planner::run`] executes it.
 //!
 //! On the way a query's time clauses are taken or refused (`as_of`), its parameters get their types (`parameters`), its text
-//! literals are read as PostgreSQL reads them (`literals`); what is left is DataFusion's. Where a feature view is read,
+//! literals are read as PostgreSQL reads them (`literals`), its integers do not wrap around (`arithmetic`); what is left is DataFusion's. Where a feature view is read,
 //! `keys` tells which entities the filters name and `route` decides which store answers.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::registry::Registry;
 use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
 
+mod arithmetic;
 mod as_of;
 mod as_of_join;
 mod as_of_source;
@@ -48,6 +49,7 @@ pub use engine::Planner;
 pub use external::{external_table, infer_external_schema};
 pub use keys::LOOKUP_KEYS_MAX;
 pub use provider::{feature_view, history, stored_table};
+pub use types::typed_literals;
 
 /// `SET tidegate.route`: which store may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -1,5 +1,6 @@
 //! The types that queries name, as PostgreSQL means them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
@@ -10,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result, SqlState};
+use crate::parser::Query;
 use crate::types::{NUMERIC_PRECISION_MAX, SqlType};
 
 /// The name under which a type of ours stands in a parse tree.
@@ -162,6 +164,43 @@ pub(super) fn cast(expr: ast::Expr, sql_type: &SqlType) -> Result<ast::Expr> {
         array: false,
         format: None,
     })
+}
+
+/// The rows of an `INSERT` in which a text literal stands in a column where other rows have values of another type: the literal
+/// takes the type of the column it is written to, as in PostgreSQL, and a bad one is told by that type. A column of text
+/// literals alone needs none: the write path reads it, and names the row.
+pub fn typed_literals<'a>(query: Cow<'a, Query>, columns: &[FieldRef]) -> Result<Cow<'a, Query>> {
+    let ast::SetExpr::Values(values) = query.body.body.as_ref() else { return Ok(query) };
+    let mixed = |column: usize| {
+        let mut texts = values.rows.iter().filter_map(|row| row.content.get(column)).map(is_text_literal);
+        let first = texts.next();
+        texts.any(|text| Some(text) != first)
+    };
+    let mixed: Vec<(usize, SqlType)> = columns
+        .iter()
+        .enumerate()
+        .filter(|(column, _)| mixed(*column))
+        .filter_map(|(column, field)| Some((column, SqlType::of_field(field)?)))
+        .filter(|(_, sql_type)| !matches!(sql_type, SqlType::Text | SqlType::Array(_) | SqlType::Vector(_)))
+        .collect();
+    if mixed.is_empty() {
+        return Ok(query);
+    }
+    let mut query = query.into_owned();
+    if let ast::SetExpr::Values(values) = query.body.body.as_mut() {
+        for row in &mut values.rows {
+            for (column, sql_type) in &mixed {
+                if let Some(expr) = row.content.get_mut(*column).filter(|expr| is_text_literal(expr)) {
+                    *expr = cast(expr.clone(), sql_type)?;
+                }
+            }
+        }
+    }
+    Ok(Cow::Owned(query))
+}
+
+fn is_text_literal(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::SingleQuotedString(_)))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::write::{event_time_among, placeholder_types};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
-use crate::planner::{QueryPlan, Rows};
+use crate::planner::{QueryPlan, Rows, typed_literals};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
 
@@ -41,7 +41,7 @@ impl Session {
                 let target = self.target(&insert.table)?;
                 let columns = super::write::named_columns(&target, &insert.columns)?;
                 let types = placeholder_types(&insert.source, &columns, types);
-                let source = with_defaults(&insert.source, event_time_among(&target, &columns));
+                let source = typed_literals(with_defaults(&insert.source, event_time_among(&target, &columns)), &columns)?;
                 (self.plan(&source, &types).await?.parameters, None)
             }
             Statement::Show(name) => (Vec::new(), Some(self.show_columns(name)?)),

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::parser::{
     CopyOptions, Insert, Query, RelationName, Statement, assigned_parameters, takes_type_of_column, with_defaults,
 };
+use crate::planner::typed_literals;
 use crate::registry::{Change, Column, ObjectKind, TableSource, Target};
 use crate::types::SqlType;
 
@@ -55,7 +56,7 @@ impl Session {
         let columns = named_columns(&target, &insert.columns)?;
         let stated: Vec<_> = types.iter().cloned().map(Some).collect();
         let types: Vec<SqlType> = placeholder_types(&insert.source, &columns, &stated).into_iter().flatten().collect();
-        let source = with_defaults(&insert.source, event_time_among(&target, &columns));
+        let source = typed_literals(with_defaults(&insert.source, event_time_among(&target, &columns)), &columns)?;
         let rows = self.rows(&source, &types, parameters).await?;
         let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &insert.source)?;
         let batch = self.collect(rows.stream, &rows.schema).await?;

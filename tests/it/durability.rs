@@ -166,3 +166,30 @@ async fn a_lost_redis_is_filled_again() {
     }
     assert_eq!(harness::value(&client, lookup).await, "6");
 }
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_nobody_and_loses_nothing() {
+    let gateway = Setup::new(Online::Redis).start();
+    let client = gateway.connect().await;
+    define(&client).await;
+    let lookup = "SELECT amount FROM spend WHERE customer_id = 1";
+    harness::run(&client, "INSERT INTO spend (customer_id, event_time, amount) VALUES (1, '2025-12-31 00:00Z', 5)").await;
+    gateway.redis().pause();
+    // Each of these ends although Redis never answers.
+    let refusal = harness::failure(&client, lookup).await;
+    assert!(refusal.starts_with("58030: could not read feature view \"spend\" from the online store"), "{refusal}");
+    assert!(refusal.contains("HINT: Retry, or SET tidegate.online_fallback = offline."), "{refusal}");
+    harness::run(&client, "SET tidegate.online_fallback = offline").await;
+    assert_eq!(harness::value(&client, lookup).await, "5");
+    // Durable in Lance, and acknowledged.
+    harness::run(&client, "INSERT INTO spend (customer_id, event_time, amount) VALUES (1, '2025-12-31 01:00Z', 6)").await;
+    assert_eq!(harness::value(&client, lookup).await, "6");
+    gateway.redis().go_on();
+    harness::run(&client, "SET tidegate.route = online").await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while client.simple_query(lookup).await.map(|messages| messages.len()).unwrap_or_default() < 3 {
+        assert!(std::time::Instant::now() < deadline, "Redis answers again, and the view is not ready");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(harness::value(&client, lookup).await, "6");
+}

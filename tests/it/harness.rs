@@ -145,8 +145,7 @@ impl Gateway {
 
     /// Asks it to stop, and waits until it has.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(told.success());
+        signal(&self.child, "TERM");
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -229,6 +228,16 @@ impl Redis {
         child.wait().unwrap();
     }
 
+    /// Makes it hang, as a machine that swaps does: connections stay, answers do not come.
+    pub(crate) fn pause(&self) {
+        signal(&self.child.lock(), "STOP");
+    }
+
+    /// Ends the pause.
+    pub(crate) fn go_on(&self) {
+        signal(&self.child.lock(), "CONT");
+    }
+
     /// Brings it back, empty.
     pub(crate) fn start_again(&self) {
         *self.child.lock() = spawn_redis(self.port).expect("the port was ours a moment ago");
@@ -262,6 +271,12 @@ fn spawn_redis(port: u16) -> Option<Child> {
         std::thread::sleep(Duration::from_millis(10));
     }
     None
+}
+
+/// Sends a signal, by the shell's own `kill`: the program is not on every machine.
+fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 fn temporary_folder() -> TempDir {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Online, Setup};
+use crate::harness::{self, Online, Setup};
 
 /// A client that sends whatever bytes it is told to.
 struct Raw(TcpStream);
@@ -336,4 +336,29 @@ fn a_message_may_arrive_a_byte_at_a_time() {
         raw.bytes(&[*byte]);
     }
     assert_eq!(rows(&raw.until_ready()), 1);
+}
+
+/// A caret stands before the place that PostgreSQL 15 points at for the same statement over a table `t (a BIGINT, b TEXT)`.
+const POINTED: &[(&str, &str)] = &[
+    ("SELECT a\n  FROM t\n WHERE ^nope = 1", "42703"),
+    ("SELECT 'ä', 'ö\nü',\n  ^t.nope FROM t", "42703"),
+    ("SELECT a\r\n  FROM t\r\n WHERE a = 1 AND ^missing", "42703"),
+    ("SELECT a FROM t\nWHERE ^x.a = 1", "42P01"),
+    ("SELECT a\nFROM t\nWHERE a ^) 1", "42601"),
+    ("-- a comment\n/* another\n*/ SELECT ^nope FROM t", "42703"),
+    ("SELECT 1;\n\nSELECT ^nope FROM t", "42703"),
+];
+
+#[tokio::test]
+async fn an_error_points_at_its_place_on_any_line() {
+    let gateway = Setup::new(Online::Embedded).start();
+    let client = gateway.connect().await;
+    harness::run(&client, "CREATE TABLE t (a BIGINT, b TEXT)").await;
+    for (marked, code) in POINTED {
+        let place = u32::try_from(marked.chars().position(|letter| letter == '^').unwrap() + 1).unwrap();
+        let error = client.simple_query(&marked.replace('^', "")).await.map(drop).unwrap_err();
+        let error = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+        let position = Some(&tokio_postgres::error::ErrorPosition::Original(place));
+        assert_eq!((error.code().code(), error.position()), (*code, position), "{marked}: {}", error.message());
+    }
 }

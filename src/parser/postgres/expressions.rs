@@ -1,8 +1,8 @@
 //! Operators, casts and calls.
 
 use sqlparser::ast::{
-    BinaryOperator, DataType, Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, SelectItem, SetExpr,
-    Value,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName,
+    SelectItem, SetExpr, Value, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::build::{builtin_name, call, cast, fold, plain_arguments};
@@ -21,6 +21,9 @@ const NAMED_NUMBERS: &[(&str, &str)] = &[
 
 /// Functions that SQL writes without parentheses.
 const BARE_FUNCTIONS: &[&str] = &["current_catalog", "current_role", "current_schema", "current_user", "session_user", "user"];
+
+/// The type `interval`, without fields.
+const INTERVAL: DataType = DataType::Interval { fields: None, precision: None };
 
 /// The collations under which texts compare byte by byte, as they do here anyway.
 const BYTE_ORDERS: &[&str] = &["default", "C", "POSIX", "ucs_basic"];
@@ -61,10 +64,46 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
                 *expr = scalar;
             }
         }
-        Expr::Function(function) => return rewrite_call(expr_function(function), expr),
+        // As a cast it is read by PostgreSQL's rules: DataFusion's own know neither `mons` nor `04:05:06`.
+        Expr::Interval(Interval {
+            value,
+            leading_field: None,
+            leading_precision: None,
+            last_field: None,
+            fractional_seconds_precision: None,
+        }) if matches!(value.as_ref(), Expr::Value(_)) => {
+            let value = std::mem::replace(value.as_mut(), placeholder());
+            *expr = cast(value, INTERVAL);
+        }
+        Expr::Function(function) => {
+            if let Some(WindowType::WindowSpec(window)) = &mut function.over {
+                restore_frame(window);
+            }
+            return rewrite_call(expr_function(function), expr);
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// The bounds of a window's frame as they were written: there DataFusion takes an interval only as a literal.
+pub(super) fn restore_frame(window: &mut WindowSpec) {
+    let Some(frame) = &mut window.window_frame else { return };
+    for bound in [Some(&mut frame.start_bound), frame.end_bound.as_mut()].into_iter().flatten() {
+        let (WindowFrameBound::Preceding(Some(offset)) | WindowFrameBound::Following(Some(offset))) = bound else { continue };
+        if let Expr::Cast { kind: CastKind::Cast, expr, data_type, .. } = offset.as_mut()
+            && *data_type == INTERVAL
+        {
+            let value = std::mem::replace(expr, Box::new(placeholder()));
+            **offset = Expr::Interval(Interval {
+                value,
+                leading_field: None,
+                leading_precision: None,
+                last_field: None,
+                fractional_seconds_precision: None,
+            });
+        }
+    }
 }
 
 /// The select items of the whole statement that are object numbers under a name's type: they are shown as names.

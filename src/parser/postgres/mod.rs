@@ -2,8 +2,8 @@
 //!
 //! [`refuse_unsupported`] comes first: it names what DataFusion would drop without a word. [`rewrite`] then changes how things
 //! are written, never what they mean: `OPERATOR(pg_catalog.~)`, `pg_catalog.f(…)`, casts to `regclass` and its like,
-//! `ARRAY(subquery)`, scalar subqueries of one row that no aggregate promises, `FETCH FIRST`, `a ^ b`, the names that
-//! PostgreSQL gives to columns without an alias.
+//! `ARRAY(subquery)`, scalar subqueries of one row that no aggregate promises, `FETCH FIRST`, `a ^ b`, `INTERVAL '…'`,
+//! comparisons of rows, the names that PostgreSQL gives to columns without an alias.
 //!
 //! Functions whose names begin with `__` stand for what SQL has no function for; the catalog room gives them.
 
@@ -12,11 +12,12 @@ mod expressions;
 mod names;
 mod refuse;
 mod relations;
+mod row_values;
 mod subqueries;
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{Expr, Query, Select, TableFactor, VisitMut, VisitorMut};
+use sqlparser::ast::{Expr, NamedWindowExpr, Query, Select, TableFactor, VisitMut, VisitorMut};
 
 use crate::error::{Error, Result};
 
@@ -44,7 +45,7 @@ impl VisitorMut for Rewriter {
     type Break = Error;
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        flow(expressions::rewrite(expr))
+        flow(row_values::rewrite(expr).and_then(|()| expressions::rewrite(expr)))
     }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
@@ -55,6 +56,11 @@ impl VisitorMut for Rewriter {
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         relations::simplify_empty(select);
         relations::number_object_classes(select);
+        for window in &mut select.named_window {
+            if let NamedWindowExpr::WindowSpec(window) = &mut window.1 {
+                expressions::restore_frame(window);
+            }
+        }
         names::name_items(select);
         ControlFlow::Continue(())
     }
