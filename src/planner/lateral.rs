@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::expr::{BinaryExpr, Sort};
+use datafusion::logical_expr::expr::{BinaryExpr, Cast, Sort};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     Expr, ExprSchemable, Extension, Filter, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SubqueryAlias,
@@ -21,6 +22,7 @@ use super::StatementContext;
 use super::as_of_join::{bind_keys, conditions, known_at};
 use super::errors::from_datafusion;
 use super::instant::contains_subquery;
+use super::literals;
 use super::match_condition::{Inequality, Sides, comparable, inequality_between, key_pair, sides};
 use super::moment::{At, Moment};
 use super::nodes::{AsOfJoinNode, Asked, AskedOf};
@@ -29,6 +31,7 @@ use crate::error::Result;
 use crate::executor::{AsOfKind, Direction};
 use crate::offline::CREATED_TIME;
 use crate::registry::FeatureView;
+use crate::types::SqlType;
 
 /// What opens the names of columns that are computed on the right side.
 const COMPUTED: char = '\u{1f}';
@@ -183,7 +186,7 @@ fn question(
         && let Ok((keys, rest)) =
             bind_keys(&view, left, right, equalities.iter().map(|(condition, _)| condition.clone()).collect())
         && rest.is_empty()
-        && inequality.left.get_type(left).map_err(from_datafusion)? == crate::types::SqlType::TimestampTz.arrow()
+        && inequality.left.get_type(left).map_err(from_datafusion)? == SqlType::TimestampTz.arrow()
     {
         let known_at = known_at(None, left, state, context)?;
         return Ok(Some((base, base_asked(keys, inequality.left.clone(), known_at, None))));
@@ -227,7 +230,17 @@ fn nearest(first: &Sort, inequalities: Vec<Inequality>) -> Option<(Inequality, O
 
 /// Whether an expression is an interval that a window may have.
 fn is_fixed_length(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _)
+    let interval = match expr {
+        Expr::Literal(value, _) => Ok(value.clone()),
+        Expr::Cast(Cast { expr, field }) if matches!(field.data_type(), DataType::Interval(_)) => match expr.as_ref() {
+            Expr::Literal(ScalarValue::Utf8(Some(text)), _) => {
+                literals::read(text, &SqlType::Interval, &SqlType::Interval.arrow(), "UTC")
+            }
+            _ => return false,
+        },
+        _ => return false,
+    };
+    matches!(interval, Ok(ScalarValue::IntervalMonthDayNano(Some(interval)))
         if interval.months == 0 && interval.days >= 0 && interval.nanoseconds >= 0)
 }
 
