@@ -95,6 +95,10 @@ impl OfflineStore for FixedRows {
         Ok(take_record_batch(&rows, &UInt64Array::from(addresses.to_vec())).unwrap())
     }
 
+    async fn cluster(&self, _dataset: Dataset, _order: &[String]) -> Result<usize> {
+        Ok(0)
+    }
+
     async fn remove(&self, _dataset: Dataset) -> Result<()> {
         Ok(())
     }

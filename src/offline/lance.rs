@@ -6,9 +6,9 @@
 mod durable;
 mod filter;
 mod handles;
+mod rewrite;
 mod stored;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -105,12 +105,8 @@ impl LanceStore {
         // Lance's futures run to tens of kilobytes: on the heap they cannot overflow a worker's stack.
         let written = insert.execute_uncommitted(vec![rows]).boxed().await;
         let transaction = written.map_err(|source| could_not("write", dataset, source))?;
-        if self.durability == Durability::Synced
-            && let Operation::Append { fragments } = &transaction.operation
-        {
-            let folder = self.folder(dataset).join("data");
-            let files = fragments.iter().flat_map(|fragment| &fragment.files).map(|file| folder.join(&file.path)).collect();
-            durable::sync(files).await.map_err(|source| could_not("sync", dataset, source))?;
+        if let Operation::Append { fragments } = &transaction.operation {
+            self.sync_files(dataset, fragments).await?;
         }
         Ok(transaction)
     }
@@ -191,9 +187,7 @@ impl OfflineStore for LanceStore {
             Filter::Text(text) => drop(scanner.filter(&text).map_err(|source| could_not("read", dataset, source))?),
         }
         if let Some(before) = scan.added_after {
-            let before = self.handles.at(dataset, before).await?;
-            let known: HashSet<u64> = before.fragments().iter().map(|fragment| fragment.id).collect();
-            let added: Vec<_> = handle.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
+            let added = self.added_fragments(dataset, &handle, before).await?;
             if added.is_empty() {
                 return Ok(stream::empty().boxed());
             }
@@ -230,6 +224,10 @@ impl OfflineStore for LanceStore {
             return Err(Error::internal(format!("{missing} rows of dataset \"{}\" are not at their address", path(dataset))));
         }
         given_batch(&rows, &schema).map_err(|source| could_not("read", dataset, source))
+    }
+
+    async fn cluster(&self, dataset: Dataset, order: &[String]) -> Result<usize> {
+        self.rewrite_small(dataset, order).await
     }
 
     async fn remove(&self, dataset: Dataset) -> Result<()> {

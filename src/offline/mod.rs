@@ -103,6 +103,12 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
     async fn take(&self, dataset: Dataset, version: DatasetVersion, addresses: &[u64], columns: &[String])
     -> Result<RecordBatch>;
 
+    /// Replaces small neighbouring fragments by fewer that hold the same rows, sorted by the columns `order` (none: in the order
+    /// they are in), as one new version with the commit time of the one before. Returns how many fragments it replaced; 0 where
+    /// nothing is left to do. Changes no answer, holds up neither readers nor writers, and sorts at most 256 MiB of files.
+    /// Fails with a serialization failure, having changed nothing, where another rewrite was faster.
+    async fn cluster(&self, dataset: Dataset, order: &[String]) -> Result<usize>;
+
     /// Deletes the dataset and its versions. Nothing there: nothing to do.
     async fn remove(&self, dataset: Dataset) -> Result<()>;
 }

@@ -267,3 +267,74 @@ async fn two_gateways_append_side_by_side() {
     assert_eq!(latest.version, DatasetVersion(21));
     assert_eq!(keys(&one, latest.version, Scan::default()).await.len(), 20);
 }
+
+#[tokio::test]
+async fn a_rewrite_keeps_rows_commit_times_and_older_versions() {
+    let (folder, store) = store().await;
+    let mut commits = vec![store.latest(HISTORY).await.unwrap()];
+    for n in 0..6 {
+        commits.push(store.append(HISTORY, rows(10 * (5 - n)..10 * (5 - n) + 10), at(100 + n)).await.unwrap());
+    }
+    assert_eq!(store.cluster(HISTORY, &["k".into()]).await.unwrap(), 6);
+    let rewritten = store.latest(HISTORY).await.unwrap();
+    assert_eq!(rewritten, Commit { version: DatasetVersion(8), created_time: at(105) });
+    let batches = read(&store, HISTORY, rewritten.version, Scan { columns: vec!["k".into()], ..Scan::default() }).await;
+    let stored: Vec<i64> = batches.iter().flat_map(|it| it.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    assert_eq!(stored, (0..60).collect::<Vec<_>>());
+    assert_eq!(store.cluster(HISTORY, &["k".into()]).await.unwrap(), 0);
+    let appended = store.append(HISTORY, rows(60..61), at(110)).await.unwrap();
+    assert_eq!(appended.version, DatasetVersion(9));
+    let restarted = LanceStore::new(folder.path().join("a root").to_str().unwrap()).unwrap();
+    for store in [&store, &restarted] {
+        for (place, commit) in commits.iter().enumerate() {
+            assert_eq!(store.commit_of(HISTORY, commit.version).await.unwrap(), Some(*commit));
+            assert_eq!(keys(store, commit.version, Scan::default()).await.len(), 10 * place);
+        }
+        assert_eq!(store.commit_of(HISTORY, rewritten.version).await.unwrap(), Some(rewritten));
+        assert_eq!(store.latest(HISTORY).await.unwrap(), appended);
+    }
+}
+
+#[tokio::test]
+async fn rows_added_since_a_version_are_the_same_after_rewrites() {
+    let (_folder, store) = store().await;
+    // The rows that each version has beyond the one before it.
+    let mut added: Vec<Vec<i64>> = vec![Vec::new(), Vec::new()];
+    for n in 0..20_i64 {
+        store.append(HISTORY, rows(n..n + 1), at(n)).await.unwrap();
+        added.push(vec![n]);
+        if n % 3 == 2 && store.cluster(HISTORY, &["k".into()]).await.unwrap() > 0 {
+            added.push(Vec::new());
+        }
+    }
+    let last = store.latest(HISTORY).await.unwrap().version;
+    assert_eq!(usize::try_from(last.0).unwrap() + 1, added.len());
+    for from in 1..added.len() {
+        for to in from..added.len() {
+            let scan = Scan { added_after: Some(DatasetVersion(from as u64)), ..Scan::default() };
+            let expected: Vec<i64> = added[from + 1..=to].concat();
+            assert_eq!(keys(&store, DatasetVersion(to as u64), scan).await, expected, "from {from} to {to}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn writers_and_a_rewriter_lose_nothing_to_each_other() {
+    let (folder, one) = store().await;
+    let other = LanceStore::new(folder.path().join("a root").to_str().unwrap()).unwrap();
+    let writer = async {
+        for n in 0..40 {
+            one.append(HISTORY, rows(n..n + 1), at(n)).await.unwrap();
+        }
+    };
+    let rewriter = async {
+        for _ in 0..15 {
+            other.cluster(HISTORY, &["k".into()]).await.unwrap();
+        }
+    };
+    tokio::join!(writer, rewriter);
+    other.cluster(HISTORY, &["k".into()]).await.unwrap();
+    let latest = one.latest(HISTORY).await.unwrap();
+    assert_eq!(latest.created_time, at(39));
+    assert_eq!(keys(&one, latest.version, Scan::default()).await, (0..40).collect::<Vec<_>>());
+}
