@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
 use futures::TryStreamExt;
 
@@ -134,21 +135,51 @@ impl Work<'_> {
         if known == Some(self.version) {
             return Ok(());
         }
+        match known {
+            Some(known) => self.wait_for_added(known).await?,
+            None => self.wait_for_all().await?,
+        }
+        self.stores.online.set_waiting_through(self.view.id, self.version);
+        Ok(())
+    }
+
+    /// As [`Work::wait`], for the rows added after `known`. They are read whole: after a rewrite they may be given from files
+    /// that this version no longer has, where their addresses would lead nowhere.
+    async fn wait_for_added(&self, known: DatasetVersion) -> Result<()> {
+        let scan = Scan { columns: self.all_columns(), added_after: Some(known), ..Scan::default() };
+        let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let waits: BooleanArray = self.waits(&batch)?.into_iter().map(Some).collect();
+            let rows = filter_record_batch(&batch, &waits)
+                .map_err(|source| Error::internal("rows could not be filtered").caused_by(source))?;
+            if rows.num_rows() > 0 {
+                self.apply(&rows).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Work::wait`], for the whole history: finds the rows by their times, then reads only them.
+    async fn wait_for_all(&self) -> Result<()> {
         let columns = vec![self.view.event_time.clone(), CREATED_TIME.to_owned()];
-        let scan = Scan { columns, added_after: known, row_address: true, ..Scan::default() };
+        let scan = Scan { columns, row_address: true, ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         let mut addresses = Vec::new();
         while let Some(batch) = batches.try_next().await? {
-            let event_times = column(&batch, &self.view.event_time)?.as_primitive::<TimestampMicrosecondType>();
-            let created_times = column(&batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
             let at = column(&batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
-            // Commit times may run ahead of the clock, so a row that its commit time makes a present one may be of the future.
-            let waits = |row: &usize| event_times.value(*row) > created_times.value(*row).min(self.now.micros());
-            addresses.extend((0..batch.num_rows()).filter(waits).map(|row| at.value(row)));
+            let waits = self.waits(&batch)?;
+            addresses.extend(at.values().iter().zip(waits).filter(|(_, waits)| *waits).map(|(address, _)| *address));
         }
-        self.apply_at(addresses).await?;
-        self.stores.online.set_waiting_through(self.view.id, self.version);
-        Ok(())
+        self.apply_at(addresses).await
+    }
+
+    /// Whether each row was, or may have been, one of the future when it was written, or is one now.
+    fn waits(&self, batch: &RecordBatch) -> Result<Vec<bool>> {
+        let event_times = column(batch, &self.view.event_time)?.as_primitive::<TimestampMicrosecondType>();
+        let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
+        // Commit times may run ahead of the clock, so a row that its commit time makes a present one may be of the future.
+        let waits = |row: usize| event_times.value(row) > created_times.value(row).min(self.now.micros());
+        Ok((0..batch.num_rows()).map(waits).collect())
     }
 
     async fn apply_at(&self, mut addresses: Vec<u64>) -> Result<()> {

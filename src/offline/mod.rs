@@ -62,7 +62,8 @@ pub struct Scan {
     pub columns: Vec<String>,
     /// The conditions; every row given meets all of them.
     pub predicates: Vec<Predicate>,
-    /// Only the rows that commits after this version added.
+    /// Only the rows that commits after this version added. Not together with `row_address`: after a rewrite they may come from
+    /// files that the version read no longer names.
     pub added_after: Option<DatasetVersion>,
     /// Add the column [`ROW_ADDRESS`], which [`OfflineStore::take`] understands for the same version.
     pub row_address: bool,
