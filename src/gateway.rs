@@ -1,7 +1,8 @@
 //! The only place where the parts of a gateway are built and joined.
 //!
 //! [`Gateway::open`] builds them from a [`Config`], [`Gateway::serve`] serves until told to stop. Beside the connections one
-//! task follows what other gateways on the same root do: definitions, and commits that the online store has not applied.
+//! task follows what other gateways on the same root do: definitions, and commits that the online store has not applied. Another
+//! keeps the files of the offline store few.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -28,6 +29,9 @@ use crate::types::text::parse_instant;
 
 /// How often a gateway looks for what others did. Others' definitions and commits are seen within twice this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(400);
+
+/// How often a gateway looks for small files to put together. At 1,000 commits a second about that many files gather.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the start waits for the online rows; lookups of views that are not ready then read the offline store.
 const CATCH_UP_AT_START: Duration = Duration::from_secs(20);
@@ -81,11 +85,13 @@ impl Gateway {
         let mut server = ServerConfig { connections_max: self.config.connections_max, ..ServerConfig::default() };
         server.limits.message_bytes_max = self.config.message_bytes_max;
         let (stop, stopped) = watch::channel(false);
+        let maintainer = tokio::spawn(maintain(Arc::clone(&self.services), stopped.clone()));
         let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
         info!(%address, data = %self.config.data, "accepting connections");
         ready(address);
         server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
         stop.send_replace(true);
+        maintainer.await.map_err(|source| Error::internal("the task that keeps files few failed").caused_by(source))?;
         follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))
     }
 
@@ -126,6 +132,27 @@ async fn follow(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
         }
         if let Err(error) = follow_once(&services, &mut known).await {
             warn!(%error, "could not follow other gateways");
+        }
+    }
+}
+
+/// Keeps the files of every relation few until told to stop. A rewrite under way is then left, and changes nothing.
+async fn maintain(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
+    let mut interval = tokio::time::interval(MAINTENANCE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let registry = services.registry.current();
+        tokio::select! {
+            maintained = services.ingest.maintain(&registry) => {
+                if let Err(error) = maintained {
+                    warn!(%error, "small files could not be put together");
+                }
+            }
+            _ = stopped.changed() => return,
         }
     }
 }

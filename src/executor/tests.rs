@@ -19,7 +19,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Result;
-use crate::offline::{BatchStream, Commit, Dataset, OfflineStore, Predicate, ROW_ADDRESS, Scan, history_schema};
+use crate::offline::{BatchStream, Commit, Dataset, Extent, OfflineStore, Predicate, ROW_ADDRESS, Scan, history_schema};
 use crate::online::{MemoryStore, OnlineViews};
 use crate::registry::{Feature, FeatureView, KeyColumn, ObjectId, Ttl};
 use crate::time::{CommitTime, DatasetVersion, EventTime};
@@ -95,7 +95,7 @@ impl OfflineStore for FixedRows {
         Ok(take_record_batch(&rows, &UInt64Array::from(addresses.to_vec())).unwrap())
     }
 
-    async fn cluster(&self, _dataset: Dataset, _order: &[String]) -> Result<usize> {
+    async fn cluster(&self, _dataset: Dataset, _order: &[String], _extent: Extent) -> Result<usize> {
         Ok(0)
     }
 

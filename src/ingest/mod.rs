@@ -13,9 +13,9 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::offline::{Dataset, SharedOfflineStore, history_schema};
+use crate::offline::{Dataset, Extent, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
-use crate::registry::{FeatureView, ObjectId, Registry, Target};
+use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
 use crate::time::{Clock, CommitTime};
 
 mod assign;
@@ -200,6 +200,26 @@ impl Ingest {
             tracing::warn!(relation = target.name(), %error, "online rows left behind");
         }
         Ok(())
+    }
+
+    /// Rewrites the whole history of a view as one order by keys and times. Changes no answer, and holds nobody up.
+    pub async fn optimize(&self, view: &FeatureView) -> Result<()> {
+        let history = Dataset::History(view.id);
+        self.stores.offline.cluster(history, &history_order(view), Extent::Whole).await.map(drop)
+    }
+
+    /// Keeps the files of every stored relation few, where small commits have made them many; one look each where they have not.
+    /// A relation that cannot be maintained does not keep the others from it; the first error is given.
+    pub async fn maintain(&self, registry: &Registry) -> Result<()> {
+        let views = registry.views.values().map(|view| (Dataset::History(view.id), history_order(view)));
+        let tables = registry.tables.values().filter(|table| table.source == TableSource::Stored);
+        let mut first_error = None;
+        for (dataset, order) in views.chain(tables.map(|table| (Dataset::Table(table.id), Vec::new()))) {
+            if let Err(error) = self.stores.offline.cluster(dataset, &order, Extent::Tail).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
     }
 
     /// Brings the online store up to the offline store for every view of `registry`: builds what is missing, replays what was

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::error::SqlState;
-use crate::offline::{LanceStore, Scan};
+use crate::offline::{Extent, LanceStore, Scan};
 use crate::online::contract::RedisServer;
 use crate::online::key::entity_keys;
 use crate::online::{MemoryStore, OnlineStore, PackedRow, RedisStore, RowKey, RowLayout};
@@ -463,7 +463,7 @@ async fn catching_up_over_a_rewrite_misses_nothing() {
     other.write(&view, &[("b", 1, 20, 2)]).await;
     other.write(&view, &[("a", 1, 150, 3)]).await;
     let order = ["a", "b", "event_time", "created_time", "__sequence"].map(str::to_owned);
-    assert_eq!(other.offline.cluster(Dataset::History(view.id), &order).await.unwrap(), 3);
+    assert_eq!(other.offline.cluster(Dataset::History(view.id), &order, Extent::Whole).await.unwrap(), 3);
     let keys = [("a".to_owned(), 1), ("b".to_owned(), 1)];
     one.ingest.catch_up(&registry).await.unwrap();
     assert_eq!(one.lookup(&view, &keys).await, [Some(1), Some(2)]);

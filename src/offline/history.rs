@@ -26,3 +26,9 @@ pub fn history_schema(view: &FeatureView) -> SchemaRef {
     fields.push(Field::new(RETRACTED, DataType::Boolean, false));
     Arc::new(Schema::new(fields))
 }
+
+/// The columns by which a view's history is sorted where it is rewritten: keys, event time, commit time, sequence.
+pub fn history_order(view: &FeatureView) -> Vec<String> {
+    let keys = view.keys.iter().map(|key| key.name.clone());
+    keys.chain([view.event_time.clone(), CREATED_TIME.to_owned(), SEQUENCE.to_owned()]).collect()
+}

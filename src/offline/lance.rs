@@ -22,7 +22,7 @@ use lance::io::ObjectStore;
 
 use self::filter::{Filter, filter};
 use self::handles::{CREATED_TIME_PROPERTY, Handle, Handles};
-use super::{BatchStream, Commit, Dataset, OfflineStore, ROW_ADDRESS, Scan};
+use super::{BatchStream, Commit, Dataset, Extent, OfflineStore, ROW_ADDRESS, Scan};
 use crate::error::{Error, Result, SqlState};
 use crate::time::{CommitTime, DatasetVersion};
 
@@ -226,8 +226,8 @@ impl OfflineStore for LanceStore {
         given_batch(&rows, &schema).map_err(|source| could_not("read", dataset, source))
     }
 
-    async fn cluster(&self, dataset: Dataset, order: &[String]) -> Result<usize> {
-        self.rewrite_small(dataset, order).await
+    async fn cluster(&self, dataset: Dataset, order: &[String], extent: Extent) -> Result<usize> {
+        self.rewrite(dataset, order, extent).await
     }
 
     async fn remove(&self, dataset: Dataset) -> Result<()> {

@@ -20,7 +20,7 @@ mod history;
 mod lance;
 
 pub use self::lance::{Durability, LanceStore};
-pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_schema};
+pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_order, history_schema};
 
 /// A stream of batches that ends at the first error.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
@@ -72,6 +72,17 @@ pub struct Scan {
 /// The name of the column in which a scan gives row addresses (UInt64), last of its columns.
 pub const ROW_ADDRESS: &str = "_rowaddr";
 
+/// How much of a dataset a rewrite covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The newest small fragments, once there are dozens of them: keeps live fragments well below a hundred. Costs one look at
+    /// the dataset where there are few; leaves the work to another rewriter where one is at it.
+    Tail,
+    /// Every fragment there is at the start: one order over all rows. Costs a read, a sort and a write of everything; waits for
+    /// another rewriter.
+    Whole,
+}
+
 /// What a commit made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
@@ -104,11 +115,12 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
     async fn take(&self, dataset: Dataset, version: DatasetVersion, addresses: &[u64], columns: &[String])
     -> Result<RecordBatch>;
 
-    /// Replaces small neighbouring fragments by fewer that hold the same rows, sorted by the columns `order` (none: in the order
-    /// they are in), as one new version with the commit time of the one before. Returns how many fragments it replaced; 0 where
-    /// nothing is left to do. Changes no answer, holds up neither readers nor writers, and sorts at most 256 MiB of files.
-    /// Fails with a serialization failure, having changed nothing, where another rewrite was faster.
-    async fn cluster(&self, dataset: Dataset, order: &[String]) -> Result<usize>;
+    /// Replaces fragments by fewer that hold the same rows, sorted by the columns `order` (none: in the order they are in), as one
+    /// new version with the commit time of the one before. Returns how many fragments it replaced; 0 where nothing is left to
+    /// do. Changes no answer and holds up neither readers nor writers; one rewriter at a time works on a dataset. Sorts in 256 MiB
+    /// of memory and spills the rest to temporary files. Fails, having changed nothing, with a serialization failure where others
+    /// kept changing the same fragments.
+    async fn cluster(&self, dataset: Dataset, order: &[String], extent: Extent) -> Result<usize>;
 
     /// Deletes the dataset and its versions. Nothing there: nothing to do.
     async fn remove(&self, dataset: Dataset) -> Result<()>;

@@ -72,6 +72,8 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
         let if_exists = cursor.eat_words(&["if", "exists"]);
         let (tag, view) = tag_on_view(cursor)?;
         Statement::DropTag { tag, view, if_exists }
+    } else if cursor.eat_words(&["optimize", "feature", "view"]) {
+        Statement::Optimize(cursor.relation_name()?)
     } else if cursor.eat_words(&["show", "feature", "views"]) {
         Statement::ShowFeatureViews
     } else if cursor.eat_words(&["show", "entities"]) {
@@ -87,14 +89,13 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
 
 /// Statements of the design that this version does not have.
 fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
-    let unbuilt: [(&[&str], &str); 7] = [
+    let unbuilt: [(&[&str], &str); 6] = [
         (&["create", "feature", "service"], "CREATE FEATURE SERVICE"),
         (&["drop", "feature", "service"], "DROP FEATURE SERVICE"),
         (&["show", "feature", "services"], "SHOW FEATURE SERVICES"),
         (&["alter", "feature"], "ALTER FEATURE VIEW"),
         (&["alter", "entity"], "ALTER ENTITY"),
         (&["refresh"], "REFRESH"),
-        (&["optimize"], "OPTIMIZE"),
     ];
     match unbuilt.iter().find(|(words, _)| cursor.at_words(words)) {
         Some((_, name)) => Err(Error::unsupported(*name).at(cursor.position())),

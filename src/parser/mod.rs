@@ -276,6 +276,8 @@ pub enum Statement {
         /// The comment; `None` removes it.
         comment: Option<String>,
     },
+    /// `OPTIMIZE FEATURE VIEW`
+    Optimize(RelationName),
     /// `CREATE TAG name ON FEATURE VIEW view [VERSION n]`
     CreateTag {
         /// The tag.

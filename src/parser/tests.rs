@@ -165,7 +165,6 @@ fn what_is_not_built_is_refused_by_name() {
         "COPY t TO '/tmp/x'",
         "DROP TABLE t CASCADE",
         "CREATE EXTERNAL TABLE t STORED AS AVRO LOCATION 'x'",
-        "OPTIMIZE FEATURE VIEW v",
     ] {
         let error = parse(sql).expect_err(sql);
         assert_eq!(error.code(), SqlState::FeatureNotSupported, "{sql}: {error}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Session};
+use super::{Answer, Session, TransactionStatus};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
 use crate::offline::Dataset;
@@ -140,6 +140,21 @@ impl Session {
             (None, _) => DatasetVersion(0),
         };
         self.change_in_block(Change::CreateTag { view: view.name.clone(), tag: tag.clone(), version }).await
+    }
+
+    /// Rewrites the history of a view as one clustered order. Changes no answer, so a read-only session may do it.
+    pub(super) async fn optimize(&self, name: &RelationName) -> Result<Answer> {
+        if self.transaction() != TransactionStatus::Idle {
+            let message = "OPTIMIZE FEATURE VIEW cannot run inside a transaction block";
+            return Err(Error::new(SqlState::ActiveSqlTransaction, message));
+        }
+        in_public(name)?;
+        let registry = self.services.registry.current();
+        let Some(view) = registry.views.get(&name.name) else {
+            return Err(Error::new(SqlState::UndefinedTable, format!("feature view \"{}\" does not exist", name.name)));
+        };
+        self.services.ingest.optimize(view).await?;
+        Ok(Answer::Done("OPTIMIZE FEATURE VIEW".to_owned()))
     }
 
     /// Makes an object: there at once, and dropped again if the block is rolled back.

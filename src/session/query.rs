@@ -68,6 +68,7 @@ impl Session {
             | Statement::CreateExternalTable { .. }
             | Statement::CreateView { .. }
             | Statement::Drop { .. }
+            | Statement::Optimize(_)
             | Statement::CreateTag { .. }
             | Statement::DropTag { .. }
             | Statement::Comment { .. }

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, Schema, UInt64Type};
 use futures::TryStreamExt;
 
 use super::*;
-use crate::offline::Predicate;
+use crate::offline::{Extent, Predicate};
 use crate::registry::ObjectId;
 use crate::time::EventTime;
 use crate::types::SqlType;
@@ -275,13 +275,13 @@ async fn a_rewrite_keeps_rows_commit_times_and_older_versions() {
     for n in 0..6 {
         commits.push(store.append(HISTORY, rows(10 * (5 - n)..10 * (5 - n) + 10), at(100 + n)).await.unwrap());
     }
-    assert_eq!(store.cluster(HISTORY, &["k".into()]).await.unwrap(), 6);
+    assert_eq!(store.cluster(HISTORY, &["k".into()], Extent::Whole).await.unwrap(), 6);
     let rewritten = store.latest(HISTORY).await.unwrap();
     assert_eq!(rewritten, Commit { version: DatasetVersion(8), created_time: at(105) });
     let batches = read(&store, HISTORY, rewritten.version, Scan { columns: vec!["k".into()], ..Scan::default() }).await;
     let stored: Vec<i64> = batches.iter().flat_map(|it| it.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
     assert_eq!(stored, (0..60).collect::<Vec<_>>());
-    assert_eq!(store.cluster(HISTORY, &["k".into()]).await.unwrap(), 0);
+    assert_eq!(store.cluster(HISTORY, &["k".into()], Extent::Whole).await.unwrap(), 0);
     let appended = store.append(HISTORY, rows(60..61), at(110)).await.unwrap();
     assert_eq!(appended.version, DatasetVersion(9));
     let restarted = LanceStore::new(folder.path().join("a root").to_str().unwrap()).unwrap();
@@ -303,7 +303,7 @@ async fn rows_added_since_a_version_are_the_same_after_rewrites() {
     for n in 0..20_i64 {
         store.append(HISTORY, rows(n..n + 1), at(n)).await.unwrap();
         added.push(vec![n]);
-        if n % 3 == 2 && store.cluster(HISTORY, &["k".into()]).await.unwrap() > 0 {
+        if n % 3 == 2 && store.cluster(HISTORY, &["k".into()], Extent::Whole).await.unwrap() > 0 {
             added.push(Vec::new());
         }
     }
@@ -329,12 +329,47 @@ async fn writers_and_a_rewriter_lose_nothing_to_each_other() {
     };
     let rewriter = async {
         for _ in 0..15 {
-            other.cluster(HISTORY, &["k".into()]).await.unwrap();
+            other.cluster(HISTORY, &["k".into()], Extent::Whole).await.unwrap();
         }
     };
     tokio::join!(writer, rewriter);
-    other.cluster(HISTORY, &["k".into()]).await.unwrap();
+    other.cluster(HISTORY, &["k".into()], Extent::Whole).await.unwrap();
     let latest = one.latest(HISTORY).await.unwrap();
     assert_eq!(latest.created_time, at(39));
     assert_eq!(keys(&one, latest.version, Scan::default()).await, (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_tail_is_rewritten_once_it_is_long_and_fragments_stay_few() {
+    let (_folder, store) = store().await;
+    for n in 0..300 {
+        store.append(HISTORY, rows(n..n + 1), at(n)).await.unwrap();
+        store.cluster(HISTORY, &["k".into()], Extent::Tail).await.unwrap();
+        let fragments = store.handles.newest(HISTORY).await.unwrap().fragments().len();
+        assert!(fragments < 100, "{fragments} fragments after {n} commits");
+    }
+    let latest = store.latest(HISTORY).await.unwrap();
+    assert!(latest.version.0 < 310, "{latest:?}");
+    assert_eq!(latest.created_time, at(299));
+    assert_eq!(keys(&store, latest.version, Scan::default()).await, (0..300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_rewriter_waits_for_another_and_is_not_needed_after_it() {
+    let (folder, one) = store().await;
+    let other = LanceStore::new(folder.path().join("a root").to_str().unwrap()).unwrap();
+    for n in 0..60 {
+        one.append(HISTORY, rows(n..n + 1), at(n)).await.unwrap();
+    }
+    let order = ["k".to_owned()];
+    let lock = std::fs::File::options().create(true).append(true).open(one.folder(HISTORY).join("_rewrite.lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(one.cluster(HISTORY, &order, Extent::Tail).await.unwrap(), 0);
+    drop(lock);
+    let (first, second) =
+        tokio::join!(one.cluster(HISTORY, &order, Extent::Whole), other.cluster(HISTORY, &order, Extent::Whole));
+    let mut replaced = [first.unwrap(), second.unwrap()];
+    replaced.sort_unstable();
+    assert_eq!(replaced, [0, 60]);
+    assert_eq!(keys(&one, one.latest(HISTORY).await.unwrap().version, Scan::default()).await, (0..60).collect::<Vec<_>>());
 }
