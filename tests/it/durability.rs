@@ -80,6 +80,46 @@ async fn an_acknowledged_insert_survives_a_kill_on_redis() {
 }
 
 #[tokio::test]
+async fn a_kill_during_optimize_loses_nothing() {
+    let mut gateway = Setup::new(Online::Embedded).start();
+    define(&gateway.connect().await).await;
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..3_i64 {
+        let mut writers = Vec::new();
+        for writer in 0..WRITERS {
+            writers.push(insert_until_cut(gateway.connect().await, round * 1_000_000 + writer * 100_000));
+        }
+        let optimizer = gateway.connect().await;
+        let optimizing = async {
+            let mut done = 0;
+            loop {
+                match optimizer.simple_query("OPTIMIZE FEATURE VIEW spend").await {
+                    Ok(_) => done += 1,
+                    Err(error) if error.as_db_error().is_none() => return done,
+                    Err(error) => panic!("{}", harness::explain(&error)),
+                }
+            }
+        };
+        let mut working = pin!(futures::future::join(futures::future::join_all(writers), optimizing));
+        // Long enough for some rewrites, at a moment that nobody chose.
+        let cut = tokio::time::sleep(Duration::from_millis(600 + 137 * round as u64));
+        tokio::select! { _ = &mut working => panic!("the writers stopped by themselves"), () = cut => gateway.kill() }
+        let (keys, optimized) = working.await;
+        assert!(optimized > 0, "nothing was rewritten before the kill");
+        acknowledged.extend(keys.into_iter().flatten());
+        gateway.restart();
+        let client = gateway.connect().await;
+        let [online, offline] = present(&client, &acknowledged).await;
+        assert_eq!(offline, acknowledged, "offline, round {round}");
+        assert_eq!(online, acknowledged, "online, round {round}");
+        // The killed rewriter keeps no other from it, and every row is there once.
+        harness::run(&client, "OPTIMIZE FEATURE VIEW spend").await;
+        let rows = harness::rows(&client, "SELECT count(*) - count(DISTINCT customer_id) FROM history.spend").await;
+        assert_eq!(rows[0][0], "0", "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn an_acknowledged_copy_survives_a_kill() {
     for online in [Online::Embedded, Online::Redis] {
         let mut gateway = Setup::new(online).start();

@@ -40,7 +40,8 @@ const ATTEMPTS_MAX: usize = 5;
 /// How long a rewriter that has to wait for another one sleeps between two looks.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A rewrite that covered every fragment says so here, in its transaction: the order it left behind.
+/// A rewrite that covered every fragment says so here, in its transaction: the order it left behind and the version it read.
+/// Only where its own version is the next one did no append come between.
 const ORDER_PROPERTY: &str = "tidegate.order";
 
 impl LanceStore {
@@ -92,13 +93,13 @@ impl LanceStore {
         let failed = |source| could_not("rewrite", dataset, source);
         self.handles.latest(dataset).await?;
         let handle = self.handles.newest(dataset).await?;
-        let whole = order.join(",");
+        let whole = |read: u64| format!("{}@{read}", order.join(","));
         let group = match extent {
             Extent::Tail => tail(handle.fragments()).to_vec(),
             Extent::Whole => {
                 let read = handle.read_transaction().boxed().await.map_err(failed)?;
                 let properties = read.and_then(|transaction| transaction.transaction_properties);
-                if properties.is_some_and(|properties| properties.get(ORDER_PROPERTY) == Some(&whole)) {
+                if properties.is_some_and(|properties| properties.get(ORDER_PROPERTY) == Some(&whole(handle.version_id() - 1))) {
                     return Ok(0);
                 }
                 handle.fragments().to_vec()
@@ -121,7 +122,7 @@ impl LanceStore {
         let operation = Operation::Rewrite { groups, rewritten_indices: Vec::new(), frag_reuse_index: None };
         let mut transaction = Transaction::new(handle.version_id(), operation, None);
         if extent == Extent::Whole {
-            transaction.transaction_properties = Some(Arc::new([(ORDER_PROPERTY.to_owned(), whole)].into()));
+            transaction.transaction_properties = Some(Arc::new([(ORDER_PROPERTY.to_owned(), whole(handle.version_id()))].into()));
         }
         let commit = CommitBuilder::new(handle).with_skip_auto_cleanup(true);
         let committed = Arc::new(commit.execute(transaction).boxed().await.map_err(failed)?);
