@@ -3,40 +3,22 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::buffer::NullBuffer;
-use arrow::compute::{SortOptions, and, concat, concat_batches, filter, is_not_null, nullif, prep_null_mask_filter, take};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::physical_expr::Distribution;
 use datafusion::physical_plan::execution_plan::EmissionType;
-use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
-use futures::{StreamExt, TryStreamExt};
 
-use super::as_of_match::{Knowledge, Matches, Mirror, Question, find_matches};
-use super::as_of_relation::{Collected, comparable_numbers, find_in_relation, mirrored};
+use super::as_of_run::{Run, RunMetrics};
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction};
-use super::batches::{as_type, batch_of};
-use super::key_dictionary::KeyDictionary;
-use super::source::DatasetReader;
-use super::spine::Slots;
-use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
-use crate::error::{Error, Result};
-use crate::registry::FeatureView;
-use crate::types::SqlType;
+use super::{cooperative_stream, external, one_stream};
 
-/// The bytes that one left row takes for each right side while its answer is sought: an entity, a slot, a candidate, a place.
-const SIDE_ROW_BYTES: usize = 120;
-
-/// About how many bytes a left row's answer takes for each column.
-const COLUMN_ROW_BYTES: usize = 16;
-
-/// Joins every left row with the row of each right side that answers it. Left rows keep their order. The left side is
-/// collected, in parts where it does not fit the memory limit; for each part a view's history is streamed, in any order, at
-/// most twice; other relations are collected once.
+/// Joins every left row with the row of each side that answered at the left row's instant. Left rows keep their order. The
+/// left side is collected, in as many parts as the memory asks for; history is streamed, in any order, at most twice a view
+/// and part. Relations are collected.
 #[derive(Debug)]
 pub struct AsOfJoinExec {
     spine: Arc<dyn ExecutionPlan>,
@@ -142,296 +124,27 @@ impl ExecutionPlan for AsOfJoinExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let spine = self.spine.execute(partition, Arc::clone(&context))?;
-        let relation = |side: &AsOfSide| side.plan().map(|plan| plan.execute(partition, Arc::clone(&context))).transpose();
-        let relations = self.sides.iter().map(relation).collect::<DfResult<Vec<_>>>()?;
-        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
-        let join = Join {
-            sides: Arc::clone(&self.sides),
-            schema: Arc::clone(&self.schema),
-            memory: MemoryConsumer::new("AsOfJoinExec").register(context.memory_pool()),
-            parts: counter("parts"),
-            history_rows: counter("history_rows"),
-            matched_rows: counter("matched_rows"),
+        let count = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let metrics = RunMetrics {
+            history_rows: count("history_rows"),
+            matched_rows: count("matched_rows"),
             output_rows: MetricBuilder::new(&self.metrics).output_rows(partition),
+            parts: count("parts"),
+            memory_peak: MetricBuilder::new(&self.metrics).gauge("memory_peak", partition),
         };
-        let rows = async move {
-            let relations = join.collect_relations(relations).await.map_err(external)?;
-            let spine = Spine { input: spine, next: None };
-            let parts = futures::stream::try_unfold((spine, Arc::new(join), Arc::new(relations)), next_part);
-            Ok::<_, DataFusionError>(parts.try_flatten())
-        };
-        let stream = futures::stream::once(rows).try_flatten();
+        let memory = MemoryConsumer::new("AsOfJoinExec").register(context.memory_pool());
+        let spine = self.spine.execute(partition, Arc::clone(&context))?;
+        let input = |side: &AsOfSide| side.plan().map(|plan| plan.execute(partition, Arc::clone(&context))).transpose();
+        let inputs = self.sides.iter().map(input).collect::<DfResult<Vec<_>>>()?;
+        let run = Run::new(Arc::clone(&self.sides), Arc::clone(&self.schema), spine, inputs, memory, metrics);
+        let stream = futures::stream::try_unfold(run, |mut run| async move {
+            let batch = run.next().await.map_err(external)?;
+            Ok(batch.map(|batch| (batch, run)))
+        });
         Ok(cooperative_stream(Arc::clone(&self.schema), stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
     }
-}
-
-/// A join under way.
-struct Join {
-    sides: Arc<Vec<AsOfSide>>,
-    schema: SchemaRef,
-    memory: MemoryReservation,
-    parts: Count,
-    history_rows: Count,
-    matched_rows: Count,
-    output_rows: Count,
-}
-
-/// The left side, of which as much is collected at once as the memory limit allows.
-struct Spine {
-    input: SendableRecordBatchStream,
-    /// A batch that did not fit into the part before.
-    next: Option<RecordBatch>,
-}
-
-/// A part of the left side, and each right side's answers to it.
-struct Prepared {
-    join: Arc<Join>,
-    spine: Vec<RecordBatch>,
-    matches: Vec<Matches>,
-    /// Given back when the part's last batch is sent.
-    _memory: MemoryReservation,
-}
-
-type Parts = (Spine, Arc<Join>, Arc<Vec<Option<RecordBatch>>>);
-
-/// The joined rows of the next part.
-async fn next_part(
-    (mut spine, join, relations): Parts,
-) -> DfResult<Option<(impl futures::Stream<Item = DfResult<RecordBatch>> + Send + 'static, Parts)>> {
-    let (batches, memory) = spine.part(&join).await.map_err(external)?;
-    if batches.is_empty() {
-        return Ok(None);
-    }
-    join.parts.add(1);
-    let mut matches = Vec::with_capacity(join.sides.len());
-    for (side, relation) in join.sides.iter().zip(relations.iter()) {
-        let found = match (&side.source, relation) {
-            (AsOfSource::View { view, reader }, _) => join.find_in_view(side, view, reader, &batches).await,
-            (AsOfSource::Relation { keys, order, ties, .. }, Some(rows)) => {
-                find_in_rows(side, (keys, *order, ties), rows, &batches)
-            }
-            (AsOfSource::Relation { .. }, None) => Err(Error::internal("an as-of join's relation was not collected")),
-        };
-        let found = found.map_err(external)?;
-        join.history_rows.add(found.history_rows);
-        join.matched_rows.add(found.places.len() - found.places.null_count());
-        matches.push(found);
-    }
-    let prepared = Prepared { join: Arc::clone(&join), spine: batches, matches, _memory: memory };
-    Ok(Some((prepared.batches(), (spine, join, relations))))
-}
-
-impl Spine {
-    /// Collects rows until the memory limit; none at the end. The reservation covers the rows and what finding their answers
-    /// takes. A single batch that does not fit is an error.
-    async fn part(&mut self, join: &Join) -> Result<(Vec<RecordBatch>, MemoryReservation)> {
-        let memory = join.memory.new_empty();
-        let mut batches = Vec::new();
-        loop {
-            let batch = match self.next.take() {
-                Some(batch) => batch,
-                None => match self.input.next().await {
-                    Some(batch) => batch.map_err(internal)?,
-                    None => return Ok((batches, memory)),
-                },
-            };
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            let per_row: usize = join.sides.iter().map(|side| SIDE_ROW_BYTES + side.columns.len() * COLUMN_ROW_BYTES).sum();
-            let bytes = batch.get_array_memory_size() + batch.num_rows() * per_row;
-            match memory.try_grow(bytes) {
-                Ok(()) => batches.push(batch),
-                Err(_) if !batches.is_empty() => {
-                    self.next = Some(batch);
-                    return Ok((batches, memory));
-                }
-                Err(error) => return Err(internal(error)),
-            }
-        }
-    }
-}
-
-impl Join {
-    /// The relations among the right sides, each as one batch.
-    async fn collect_relations(&self, relations: Vec<Option<SendableRecordBatchStream>>) -> Result<Vec<Option<RecordBatch>>> {
-        let mut collected = Vec::with_capacity(relations.len());
-        for relation in relations {
-            let Some(mut relation) = relation else {
-                collected.push(None);
-                continue;
-            };
-            let mut batches = Vec::new();
-            while let Some(batch) = relation.next().await {
-                let batch = batch.map_err(internal)?;
-                self.memory.try_grow(batch.get_array_memory_size()).map_err(internal)?;
-                batches.push(batch);
-            }
-            collected.push(Some(concat_batches(&relation.schema(), &batches).map_err(kernel)?));
-        }
-        Ok(collected)
-    }
-
-    async fn find_in_view(
-        &self,
-        side: &AsOfSide,
-        view: &FeatureView,
-        reader: &DatasetReader,
-        spine: &[RecordBatch],
-    ) -> Result<Matches> {
-        let keys = side.keys.iter().zip(&view.keys);
-        let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
-        let instant_type = SqlType::TimestampTz.arrow();
-        let instants = micros(&evaluate(&side.instant, spine, &instant_type)?);
-        let left_rows = instants.len();
-        let known = side.known_at.as_ref().map(|known| Ok::<_, Error>(micros(&evaluate(known, spine, &instant_type)?)));
-        let known = known.transpose()?;
-        // A left row that knows nothing has no answer.
-        let instants = match &known {
-            Some(known) => Int64Array::new(instants.values().clone(), NullBuffer::union(instants.nulls(), known.nulls())),
-            None => instants,
-        };
-        let instants = mirrored(instants, Mirror::of(side.reach.direction));
-        let slots = Slots::new(KeyDictionary::new(&view.keys)?, &keys, &instants)?;
-        drop(keys);
-        let known = match known {
-            None => Knowledge::All,
-            Some(known) => {
-                let of_slots: Vec<i64> = (0..slots.len()).map(|slot| known.value(slots.row(slot))).collect();
-                match of_slots.first() {
-                    Some(first) if of_slots.iter().all(|known| known == first) => Knowledge::Until(*first),
-                    _ => Knowledge::OfSlot(of_slots),
-                }
-            }
-        };
-        let names = view.schema();
-        let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        find_matches(&Question { view, reader, slots: &slots, reach: side.reach, known, left_rows }, &columns).await
-    }
-}
-
-fn find_in_rows(
-    side: &AsOfSide,
-    (keys, order, ties): (&[usize], usize, &[(usize, SortOptions)]),
-    rows: &RecordBatch,
-    spine: &[RecordBatch],
-) -> Result<Matches> {
-    let key_columns: Vec<ArrayRef> = keys.iter().map(|place| Arc::clone(rows.column(*place))).collect();
-    let key_types: Vec<_> = key_columns.iter().map(|column| column.data_type().clone()).collect();
-    let left_keys = side.keys.iter().zip(&key_types);
-    let left_keys = left_keys.map(|(expr, data_type)| evaluate(expr, spine, data_type)).collect::<Result<Vec<_>>>()?;
-    let order = rows.column(order);
-    let instants = evaluate(&side.instant, spine, order.data_type())?;
-    let mirror = Mirror::of(side.reach.direction);
-    let (instants, order) = comparable_numbers(&instants, order)?;
-    let (instants, order) = (mirrored(instants, mirror), mirrored(order, mirror));
-    let slots = Slots::new(KeyDictionary::of_types(&key_types)?, &left_keys, &instants)?;
-    let relation = Collected { rows, keys: &key_columns, order: &order, ties };
-    find_in_relation(&slots, side.reach, instants.len(), &relation, &side.columns)
-}
-
-fn micros(instants: &ArrayRef) -> Int64Array {
-    instants.as_primitive::<TimestampMicrosecondType>().reinterpret_cast::<Int64Type>()
-}
-
-/// The values of `expr` for all left rows, as one array.
-fn evaluate(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch], data_type: &DataType) -> Result<ArrayRef> {
-    let mut parts = Vec::with_capacity(spine.len());
-    for batch in spine {
-        let values = expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(internal)?;
-        parts.push(as_type(&values, data_type)?);
-    }
-    if parts.is_empty() {
-        return Ok(arrow::array::new_empty_array(data_type));
-    }
-    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-    concat(&parts).map_err(kernel)
-}
-
-impl Prepared {
-    /// The joined rows, in the left side's order.
-    fn batches(self) -> impl futures::Stream<Item = DfResult<RecordBatch>> + Send + 'static {
-        let mut pieces = Vec::new();
-        let mut first = 0;
-        for (number, batch) in self.spine.iter().enumerate() {
-            for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
-                pieces.push((number, start, first + start));
-            }
-            first += batch.num_rows();
-        }
-        futures::stream::iter(pieces).map(move |(number, start, row)| {
-            let batch = &self.spine[number];
-            let piece = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
-            self.joined(&piece, row).map_err(external)
-        })
-    }
-
-    /// The left rows of `piece`, which start at row `first` of the whole left side, with their answers.
-    fn joined(&self, piece: &RecordBatch, first: usize) -> Result<RecordBatch> {
-        let mut columns = piece.columns().to_vec();
-        let mut kept: Option<BooleanArray> = None;
-        for (view, matches) in self.join.sides.iter().zip(&self.matches) {
-            let places = matches.places.slice(first, piece.num_rows());
-            let mut matched = is_not_null(&places).map_err(kernel)?;
-            let mut answers = answers(view, matches, &places)?;
-            if let Some(condition) = &view.condition {
-                let holds = self.holds(condition, &columns, &answers, piece.num_rows())?;
-                matched = and(&matched, &holds).map_err(kernel)?;
-                let dropped = arrow::compute::not(&matched).map_err(kernel)?;
-                for answer in &mut answers {
-                    *answer = nullif(answer, &dropped).map_err(kernel)?;
-                }
-            }
-            columns.extend(answers);
-            if view.kind == AsOfKind::Inner {
-                kept = Some(match kept {
-                    Some(kept) => and(&kept, &matched).map_err(kernel)?,
-                    None => matched,
-                });
-            }
-        }
-        let mut rows = piece.num_rows();
-        if let Some(kept) = kept {
-            rows = kept.true_count();
-            for column in &mut columns {
-                *column = filter(column, &kept).map_err(kernel)?;
-            }
-        }
-        self.join.output_rows.add(rows);
-        batch_of(&self.join.schema, columns, rows)
-    }
-
-    /// For which rows the condition is true; neither false nor NULL.
-    fn holds(
-        &self,
-        condition: &Arc<dyn PhysicalExpr>,
-        before: &[ArrayRef],
-        answers: &[ArrayRef],
-        rows: usize,
-    ) -> Result<BooleanArray> {
-        let columns: Vec<ArrayRef> = before.iter().chain(answers).cloned().collect();
-        let fields = self.join.schema.fields()[..columns.len()].iter();
-        // Inner views' fields may be NOT NULL although rows without a match are judged before they are dropped.
-        let fields: Vec<_> = fields.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
-        let batch = batch_of(&Arc::new(Schema::new(fields)), columns, rows)?;
-        let verdict = condition.evaluate(&batch).and_then(|value| value.into_array(rows)).map_err(internal)?;
-        let verdict = verdict.as_boolean();
-        Ok(if verdict.null_count() == 0 { verdict.clone() } else { prep_null_mask_filter(verdict) })
-    }
-}
-
-/// A view's columns for these rows: NULLs where there is no answer.
-fn answers(view: &AsOfSide, matches: &Matches, places: &UInt32Array) -> Result<Vec<ArrayRef>> {
-    let column = |(column, field): (&ArrayRef, &Arc<Field>)| {
-        if matches.rows.num_rows() == 0 {
-            return Ok(arrow::array::new_null_array(field.data_type(), places.len()));
-        }
-        as_type(&take(column, places, None).map_err(kernel)?, field.data_type())
-    };
-    matches.rows.columns().iter().zip(&view.fields).map(column).collect()
 }

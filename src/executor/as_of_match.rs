@@ -1,23 +1,22 @@
 //! For each left row of an as-of join, the row of a view's history that answers it.
 //!
-//! History streams in any order. A history row that became true at `e` can answer every left row of its entity from `e` on,
-//! so it is offered to the first slot whose instant is not before `e`, where the greatest by (event time, commit time,
-//! sequence) stays; a running maximum over each entity's slots then brings every slot its answer. Nothing is sorted but the
-//! left side. The features of the rows that won are read last, and only those.
+//! The columns that decide are streamed, in any order; the features of the rows that won are read last, and only those.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::UInt64Type;
-use futures::StreamExt;
+use arrow::datatypes::{DataType, UInt64Type};
+use datafusion::execution::memory_pool::MemoryReservation;
 
-use super::as_of_side::{Bound, Direction, Reach};
+use super::as_of_side::{Direction, Reach};
+use super::candidates::{Candidates, NO_ROW, Offer, RETRACTION};
 use super::key_dictionary::NO_ENTITY;
 use super::snapshot::Versions;
 use super::source::{DatasetReader, column};
-use super::spine::Slots;
-use super::{conform, kernel};
+use super::spine::{Asked, Slots};
+use super::workers::{SharedBatches, on_all_workers};
+use super::{internal, kernel};
 use crate::error::{Error, Result};
 use crate::offline::{CREATED_TIME, Predicate, RETRACTED, ROW_ADDRESS, SEQUENCE, Scan};
 use crate::registry::{FeatureView, Ttl};
@@ -32,137 +31,191 @@ const ROWS_PER_TAKEN_ROW: usize = 20;
 /// Marks the address of a row that the block keeps back: its place among those rows. Stored rows never have this bit.
 const HELD: u64 = 1 << 63;
 
-/// The address of no row.
-const NO_ROW: u64 = u64::MAX;
-
-/// The address that stands for a retraction: it wins like a row and gives nothing.
-const RETRACTION: u64 = u64::MAX - 1;
-
 /// The answers to all left rows.
 #[derive(Debug)]
 pub(crate) struct Matches {
-    /// The rows that won, each once, with the columns asked for.
-    pub(crate) rows: RecordBatch,
-    /// For each left row its place in `rows`, or NULL.
-    pub(crate) places: UInt32Array,
+    /// Rows among which those that won are, with the columns asked for.
+    pub(crate) chunks: Vec<RecordBatch>,
+    /// For each left row the chunk and the row in it, or [`NO_PLACE`].
+    pub(crate) places: Vec<Place>,
     /// History rows read to find them.
     pub(crate) history_rows: usize,
 }
 
-/// What an as-of join asks a view, with the left rows in slots. Instants are mirrored where the answer lies ahead
-/// ([`Mirror`]), so that it always is the greatest row at or before the instant.
-pub(crate) struct Question<'a> {
-    pub(crate) view: &'a FeatureView,
-    pub(crate) reader: &'a DatasetReader,
-    pub(crate) slots: &'a Slots,
+/// A chunk of [`Matches`], and a row of it.
+pub(crate) type Place = (u32, u32);
+
+/// Where the answer of a left row without one is.
+pub(crate) const NO_PLACE: Place = (u32::MAX, u32::MAX);
+
+/// What the left rows ask a view, one value a row.
+pub(crate) struct Questions<'a> {
+    /// The keys, column by column.
+    pub(crate) keys: &'a [ArrayRef],
+    /// The instants, in microseconds.
+    pub(crate) instants: &'a Int64Array,
+    /// The knowledge instants, in microseconds.
+    pub(crate) known_at: Option<&'a Int64Array>,
+}
+
+/// Instants as numbers that grow in the direction in which answers are looked for.
+pub(crate) fn directed(direction: Direction, times: &Int64Array) -> Int64Array {
+    match direction {
+        Direction::Backward => times.clone(),
+        // The complement turns the order round, keeps distances, and cannot overflow.
+        Direction::Forward => times.unary(|time| !time),
+    }
+}
+
+/// A search for the answers of a view's history.
+pub(crate) struct Search {
+    pub(crate) view: Arc<FeatureView>,
+    pub(crate) reader: DatasetReader,
     pub(crate) reach: Reach,
-    pub(crate) known: Knowledge,
-    /// How many left rows there are, with and without slots.
-    pub(crate) left_rows: usize,
+    /// The columns given, by name.
+    pub(crate) columns: Vec<String>,
+    /// For what is kept only while searching.
+    pub(crate) scratch: MemoryReservation,
 }
 
-/// What the left rows know.
-#[derive(Debug)]
-pub(crate) enum Knowledge {
-    /// Everything that is committed.
-    All,
-    /// What was committed by one time.
-    Until(i64),
-    /// What was committed by a time of each slot's own.
-    OfSlot(Vec<i64>),
-}
-
-/// Turns time around for answers that lie ahead: `!t` falls as `t` rises, without overflow.
-#[derive(Clone, Copy)]
-pub(crate) struct Mirror(i64);
-
-impl Mirror {
-    pub(crate) fn of(direction: Direction) -> Self {
-        Self(match direction {
-            Direction::Backward => 0,
-            Direction::Forward => -1,
-        })
-    }
-
-    /// An instant as it is compared, or back.
-    pub(crate) fn turn(self, instant: i64) -> i64 {
-        instant ^ self.0
-    }
-}
-
-/// Finds the answers in the view's history, with these of its columns.
-pub(crate) async fn find_matches(question: &Question<'_>, columns: &[String]) -> Result<Matches> {
-    let Question { view, reader, slots, .. } = question;
-    let Some(predicates) = question.window() else {
-        let schema = super::batches::project_schema(reader.schema(), columns, false)?;
-        let places = UInt32Array::new_null(question.left_rows);
-        return Ok(Matches { rows: RecordBatch::new_empty(schema), places, history_rows: 0 });
-    };
-    let mut candidates = match question.known {
-        Knowledge::All | Knowledge::Until(_) => Candidates::Greatest(Greatest::new(slots.len())),
-        Knowledge::OfSlot(_) => Candidates::Every(Every::new(slots.entities())),
-    };
-    let mut history_rows = 0;
-    let mut scan = Scan { columns: deciding_columns(view), predicates, added_after: None, row_address: true };
-    let mut history = reader.scan_stored(scan.clone()).await?;
-    while let Some(batch) = history.next().await {
-        let batch = batch?;
-        history_rows += batch.num_rows();
-        candidates.offer(question, &batch)?;
-    }
-    scan.row_address = false;
-    let mut held = Vec::new();
-    for batch in reader.held_rows(&scan)? {
-        let first = held.iter().map(RecordBatch::num_rows).sum();
-        candidates.offer(question, &addressed(&batch, first)?)?;
-        held.push(batch);
-    }
-    reader.metrics().history_rows.add(history_rows as u64);
-    let chosen = candidates.choose(question);
-    let mut winners = chosen.clone();
-    winners.retain(|address| *address != NO_ROW);
-    winners.sort_unstable();
-    winners.dedup();
-    scan.columns = columns.to_vec();
-    let fetched = fetch(reader, scan, &winners, history_rows).await?;
-    let mut places = vec![None; question.left_rows];
-    for (slot, address) in chosen.iter().enumerate() {
-        if let Ok(winner) = winners.binary_search(address) {
-            places[slots.row(slot)] = Some(fetched.places[winner]);
-        }
-    }
-    Ok(Matches { rows: fetched.rows, places: UInt32Array::from(places), history_rows })
-}
-
-impl Question<'_> {
-    /// Between which times an answer can lie; `None` where no left row can have one.
-    fn window(&self) -> Option<Vec<Predicate>> {
-        let (earliest, latest) = self.slots.bounds()?;
-        let mirror = Mirror::of(self.reach.direction);
-        let oldest = Ttl::oldest(self.reach.window, EventTime::from_micros(earliest));
-        let (far, near) = (oldest.map(|oldest| mirror.turn(oldest.micros())), Some(mirror.turn(latest)));
-        let (min, max) = match self.reach.direction {
-            Direction::Backward => (far, near),
-            Direction::Forward => (near, far),
+impl Search {
+    /// Finds the answers to these questions.
+    pub(crate) async fn find(&self, questions: &Questions<'_>) -> Result<Matches> {
+        let left_rows = questions.instants.len();
+        let times = directed(self.reach.direction, questions.instants);
+        // Where all rows know the same, the scan leaves out what they do not know.
+        let known_by_all = questions.known_at.and_then(only_value);
+        let known = if known_by_all.is_some() { None } else { questions.known_at };
+        let unknowing = questions.known_at.filter(|_| known_by_all.is_some()).and_then(Array::nulls);
+        let times = match unknowing {
+            Some(nulls) => {
+                let nulls = arrow::buffer::NullBuffer::union(times.nulls(), Some(nulls));
+                Int64Array::new(times.values().clone(), nulls)
+            }
+            None => times,
         };
+        let types: Vec<DataType> = self.view.keys.iter().map(|key| key.data_type.arrow()).collect();
+        let asked = Asked { keys: questions.keys, times: &times, known };
+        self.scratch.try_resize(left_rows * SCRATCH_PER_LEFT_ROW).map_err(internal)?;
+        let slots = Slots::new(&types, &asked, self.reach.bound)?;
+        let Some((least, greatest)) = slots.bounds() else {
+            return Ok(Matches { chunks: Vec::new(), places: vec![NO_PLACE; left_rows], history_rows: 0 });
+        };
+        let mut predicates = vec![self.event_times(least, greatest)];
+        let latest = known_by_all.or_else(|| known.and_then(|known| known.iter().flatten().max()));
+        if let Some(latest) = latest {
+            let max = Some(EventTime::from_micros(latest));
+            predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max });
+        }
+        let mut scan = Scan { columns: deciding_columns(&self.view), predicates, added_after: None, row_address: true };
+        let slots = Arc::new(slots);
+        let (candidates, history_rows) = self.match_history(&slots, &mut scan).await?;
+        let chosen = candidates.choose(self.reach.window, &slots);
+        // The winners in the order of their addresses, each with the left rows that it answers.
+        let mut answered: Vec<(u64, usize)> = (0..).zip(chosen).map(|(slot, address)| (address, slots.row(slot))).collect();
+        drop(slots);
+        answered.retain(|(address, _)| *address != NO_ROW);
+        answered.sort_unstable();
+        let mut winners: Vec<u64> = answered.iter().map(|(address, _)| *address).collect();
+        winners.dedup();
+        scan.columns.clone_from(&self.columns);
+        let fetched = fetch(&self.reader, &self.scratch, scan, Arc::new(winners), history_rows).await?;
+        let mut places = vec![NO_PLACE; left_rows];
+        let mut winner = 0;
+        for (number, (address, row)) in answered.iter().enumerate() {
+            if number > 0 && answered[number - 1].0 != *address {
+                winner += 1;
+            }
+            places[*row] = fetched.places[winner];
+        }
+        Ok(Matches { chunks: fetched.chunks, places, history_rows })
+    }
+
+    /// Offers the whole history to the slots; gives the candidates, and how many stored rows were read.
+    async fn match_history(&self, slots: &Arc<Slots>, scan: &mut Scan) -> Result<(Candidates, usize)> {
+        self.scratch.try_resize(slots.bytes()).map_err(internal)?;
+        let history = SharedBatches::new(self.reader.scan_stored(scan.clone()).await?);
+        let parts = on_all_workers(|| {
+            let (history, slots, view) = (history.clone(), Arc::clone(slots), Arc::clone(&self.view));
+            let (reach, memory) = (self.reach, self.scratch.new_empty());
+            async move {
+                let mut candidates = Candidates::new(slots.len());
+                let mut rows = 0;
+                memory.try_resize(candidates.bytes()).map_err(internal)?;
+                while let Some(batch) = history.next().await {
+                    let batch = batch?;
+                    rows += batch.num_rows();
+                    offer(&view, reach, &mut candidates, &slots, &batch)?;
+                    memory.try_resize(candidates.bytes()).map_err(internal)?;
+                }
+                Ok((candidates, rows))
+            }
+        });
+        let mut candidates: Option<Candidates> = None;
+        let mut history_rows = 0;
+        for (part, rows) in parts.await? {
+            history_rows += rows;
+            match &mut candidates {
+                Some(candidates) => candidates.unite(part),
+                None => candidates = Some(part),
+            }
+        }
+        let mut candidates = candidates.unwrap_or_else(|| Candidates::new(slots.len()));
+        self.scratch.try_resize(slots.bytes() + candidates.bytes()).map_err(internal)?;
+        scan.row_address = false;
+        let mut first = 0;
+        for batch in self.reader.held_rows(scan)? {
+            offer(&self.view, self.reach, &mut candidates, slots, &addressed(&batch, first)?)?;
+            first += batch.num_rows();
+        }
+        self.reader.metrics().history_rows.add(history_rows as u64);
+        Ok((candidates, history_rows))
+    }
+
+    /// Between which event times an answer can lie, for slots between these.
+    fn event_times(&self, least: i64, greatest: i64) -> Predicate {
+        let oldest = Ttl::oldest(self.reach.window, EventTime::from_micros(least));
         let column = self.view.event_time.clone();
-        let time = EventTime::from_micros;
-        let mut predicates = vec![Predicate::EventTime { column, min: min.map(time), max: max.map(time) }];
-        let known = match &self.known {
-            Knowledge::All => None,
-            Knowledge::Until(known) => Some(*known),
-            Knowledge::OfSlot(known) => known.iter().max().copied(),
-        };
-        if let Some(known) = known {
-            predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max: Some(time(known)) });
+        match self.reach.direction {
+            Direction::Backward => Predicate::EventTime { column, min: oldest, max: Some(EventTime::from_micros(greatest)) },
+            Direction::Forward => {
+                let max = oldest.map(|oldest| EventTime::from_micros(!oldest.micros()));
+                Predicate::EventTime { column, min: Some(EventTime::from_micros(!greatest)), max }
+            }
         }
-        Some(predicates)
     }
+}
 
-    /// Whether a row of this (mirrored) event time is near enough to a slot's instant.
-    fn reaches(&self, slot: usize, event_time: i64) -> bool {
-        Ttl::is_live(self.reach.window, EventTime::from_micros(event_time), EventTime::from_micros(self.slots.time(slot)))
+/// Offers a batch of history.
+fn offer(view: &FeatureView, reach: Reach, candidates: &mut Candidates, slots: &Slots, history: &RecordBatch) -> Result<()> {
+    let keys = view.keys.iter().map(|key| column(history, &key.name)).collect::<Result<Vec<ArrayRef>>>()?;
+    let entities = slots.find(&keys, history.num_rows())?;
+    let versions = Versions::of(history, &view.event_time)?;
+    let addresses = column(history, ROW_ADDRESS)?;
+    let addresses = addresses.as_primitive::<UInt64Type>();
+    for (row, entity) in entities.iter().enumerate() {
+        if *entity == NO_ENTITY {
+            continue;
+        }
+        let mut version = versions.at(row);
+        if reach.direction == Direction::Forward {
+            version.0 = !version.0;
+        }
+        let address = if versions.is_retraction(row) { RETRACTION } else { addresses.value(row) };
+        candidates.offer(slots, *entity, Offer { version, address });
     }
+    Ok(())
+}
+
+/// Bytes kept for a left row while it is matched: its entity, its slot and sorting that, its
+/// candidate on two workers, and its answer.
+pub(crate) const SCRATCH_PER_LEFT_ROW: usize = 4 + 28 + 64 + 32;
+
+/// The one value of an array that has no other; NULLs aside.
+fn only_value(values: &Int64Array) -> Option<i64> {
+    let mut known = values.iter().flatten();
+    let first = known.next()?;
+    known.all(|value| value == first).then_some(first)
 }
 
 /// The columns that decide which row answers.
@@ -181,206 +234,110 @@ fn addressed(batch: &RecordBatch, first: usize) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns).map_err(kernel)
 }
 
-/// The rows that may answer.
-enum Candidates {
-    Greatest(Greatest),
-    Every(Every),
-}
-
-impl Candidates {
-    fn offer(&mut self, question: &Question<'_>, history: &RecordBatch) -> Result<()> {
-        let keys = question.view.keys.iter().map(|key| column(history, &key.name)).collect::<Result<Vec<ArrayRef>>>()?;
-        let entities = question.slots.find(&keys, history.num_rows())?;
-        let versions = Versions::of(history, &question.view.event_time)?;
-        let addresses = column(history, ROW_ADDRESS)?;
-        let addresses = addresses.as_primitive::<UInt64Type>();
-        let mirror = Mirror::of(question.reach.direction);
-        for (row, entity) in entities.iter().enumerate() {
-            if *entity == NO_ENTITY {
-                continue;
-            }
-            let (event_time, created_time, sequence) = versions.at(row);
-            let version = (mirror.turn(event_time), created_time, sequence);
-            let address = if versions.is_retraction(row) { RETRACTION } else { addresses.value(row) };
-            match self {
-                Candidates::Greatest(greatest) => greatest.offer(question, *entity, version, address),
-                Candidates::Every(every) => every.rows[*entity as usize].push((version, address)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The address of each slot's answer, or [`NO_ROW`].
-    fn choose(self, question: &Question<'_>) -> Vec<u64> {
-        match self {
-            Candidates::Greatest(greatest) => greatest.choose(question),
-            Candidates::Every(every) => every.choose(question),
-        }
-    }
-}
-
-/// What orders a row: event time (mirrored where the answer lies ahead), commit time, sequence.
-type Version = (i64, i64, i64);
-
-/// The greatest row offered to each slot so far.
-struct Greatest {
-    versions: Vec<Version>,
-    addresses: Vec<u64>,
-}
-
-impl Greatest {
-    fn new(slots: usize) -> Self {
-        Self { versions: vec![(i64::MIN, i64::MIN, i64::MIN); slots], addresses: vec![NO_ROW; slots] }
-    }
-
-    fn offer(&mut self, question: &Question<'_>, entity: u32, version: Version, address: u64) {
-        let Some(slot) = question.slots.first_answered(entity, version.0, question.reach.bound) else { return };
-        if self.addresses[slot] == NO_ROW || version > self.versions[slot] {
-            self.versions[slot] = version;
-            self.addresses[slot] = address;
-        }
-    }
-
-    fn choose(mut self, question: &Question<'_>) -> Vec<u64> {
-        for (start, end) in question.slots.ranges() {
-            for slot in start + 1..end {
-                let earlier = slot - 1;
-                let keeps = self.addresses[slot] != NO_ROW && self.versions[slot] > self.versions[earlier];
-                if !keeps && self.addresses[earlier] != NO_ROW {
-                    self.versions[slot] = self.versions[earlier];
-                    self.addresses[slot] = self.addresses[earlier];
-                }
-            }
-        }
-        let answers = self.addresses.iter().zip(&self.versions).enumerate();
-        let answer = |(slot, (address, version)): (usize, (&u64, &Version))| match *address {
-            NO_ROW | RETRACTION => NO_ROW,
-            address if question.reaches(slot, version.0) => address,
-            _ => NO_ROW,
-        };
-        answers.map(answer).collect()
-    }
-}
-
-/// Every row of each entity, for slots that know different things: a later instant may know less than an earlier one, so
-/// that a running maximum would not do. Each slot walks back from its instant to the first row that it knew, which is as
-/// many steps as there were corrections.
-struct Every {
-    rows: Vec<Vec<(Version, u64)>>,
-}
-
-impl Every {
-    fn new(entities: usize) -> Self {
-        Self { rows: vec![Vec::new(); entities] }
-    }
-
-    fn choose(mut self, question: &Question<'_>) -> Vec<u64> {
-        let mut chosen = vec![NO_ROW; question.slots.len()];
-        let Knowledge::OfSlot(known) = &question.known else { return chosen };
-        for (rows, (start, end)) in self.rows.iter_mut().zip(question.slots.ranges()) {
-            rows.sort_unstable();
-            for slot in start..end {
-                let time = question.slots.time(slot);
-                let reached = rows.partition_point(|((event_time, ..), _)| match question.reach.bound {
-                    Bound::Inclusive => *event_time <= time,
-                    Bound::Strict => *event_time < time,
-                });
-                let near = rows[..reached].iter().rev().take_while(|((event_time, ..), _)| question.reaches(slot, *event_time));
-                let answer = near.into_iter().find(|((_, created_time, _), _)| *created_time <= known[slot]);
-                if let Some((_, address)) = answer.filter(|(_, address)| *address != RETRACTION) {
-                    chosen[slot] = *address;
-                }
-            }
-        }
-        chosen
-    }
-}
-
 /// Winning rows, and where each winner is among them.
 struct Fetched {
-    rows: RecordBatch,
-    places: Vec<u32>,
+    chunks: Vec<RecordBatch>,
+    places: Vec<Place>,
 }
 
-/// Reads the wanted columns of the winners: `addresses` ascend, those of rows kept back stand last.
-async fn fetch(reader: &DatasetReader, scan: Scan, addresses: &[u64], history_rows: usize) -> Result<Fetched> {
-    let schema = super::batches::project_schema(reader.schema(), &scan.columns, false)?;
-    let stored = &addresses[..addresses.partition_point(|address| address & HELD == 0)];
-    let kept_back = &addresses[stored.len()..];
+/// Reads the wanted columns of the winners, whose addresses ascend; those of rows kept back stand last.
+async fn fetch(
+    reader: &DatasetReader,
+    memory: &MemoryReservation,
+    scan: Scan,
+    winners: Arc<Vec<u64>>,
+    history_rows: usize,
+) -> Result<Fetched> {
     if scan.columns.is_empty() {
-        return Ok(Fetched { rows: RecordBatch::new_empty(schema), places: vec![0; addresses.len()] });
+        return Ok(Fetched { chunks: Vec::new(), places: vec![(0, 0); winners.len()] });
     }
-    let mut places = vec![u32::MAX; addresses.len()];
-    let mut chunks = Vec::new();
-    let few = stored.len() <= TAKE_ROWS_MAX && stored.len().saturating_mul(ROWS_PER_TAKEN_ROW) < history_rows;
-    if few && !stored.is_empty() {
-        chunks.push(reader.take(stored, &scan.columns).await?);
-        for (place, winner) in (0_u32..).zip(places.iter_mut().take(stored.len())) {
-            *winner = place;
+    let stored = winners.partition_point(|address| address & HELD == 0);
+    let mut fetched = Fetched { chunks: Vec::new(), places: vec![NO_PLACE; winners.len()] };
+    let few = stored <= TAKE_ROWS_MAX && stored.saturating_mul(ROWS_PER_TAKEN_ROW) < history_rows;
+    if few && stored > 0 {
+        fetched.chunks.push(reader.take(&winners[..stored], &scan.columns).await?);
+        for (row, place) in (0..).zip(fetched.places.iter_mut().take(stored)) {
+            *place = (0, row);
         }
-    } else if !stored.is_empty() {
+    } else if stored > 0 {
         let with_addresses = Scan { row_address: true, ..scan.clone() };
-        pick(reader, with_addresses, stored, &mut places, &mut chunks).await?;
+        pick(reader, memory, with_addresses, &winners, &mut fetched).await?;
     }
-    if !kept_back.is_empty() {
-        let first: usize = chunks.iter().map(RecordBatch::num_rows).sum();
-        let held = reader.held_rows(&scan)?;
-        let held = concat_batches(&schema, &held).map_err(kernel)?;
-        let rows = kept_back.iter().map(|address| address & !HELD);
-        chunks.push(take_record_batch(&held, &UInt64Array::from_iter_values(rows)).map_err(kernel)?);
-        for (offset, winner) in places[stored.len()..].iter_mut().enumerate() {
-            *winner = place_number(first + offset)?;
+    if stored < winners.len() {
+        let schema = super::batches::project_schema(reader.schema(), &scan.columns, false)?;
+        let chunk = chunk_number(fetched.chunks.len())?;
+        fetched.chunks.push(concat_batches(&schema, &reader.held_rows(&scan)?).map_err(kernel)?);
+        for (address, place) in winners.iter().zip(&mut fetched.places).skip(stored) {
+            *place = (chunk, chunk_number((address & !HELD) as usize)?);
         }
     }
-    if places.contains(&u32::MAX) {
+    if fetched.places.contains(&NO_PLACE) {
         return Err(Error::internal("a matched history row is not in the version that it was found in"));
     }
-    let chunks = chunks.into_iter().map(|chunk| conform(chunk, &schema)).collect::<Result<Vec<_>>>()?;
-    Ok(Fetched { rows: concat_batches(&schema, &chunks).map_err(kernel)?, places })
+    Ok(fetched)
 }
 
 /// Picks the winners' rows out of a scan.
 async fn pick(
     reader: &DatasetReader,
+    memory: &MemoryReservation,
     scan: Scan,
-    winners: &[u64],
-    places: &mut [u32],
-    chunks: &mut Vec<RecordBatch>,
+    winners: &Arc<Vec<u64>>,
+    fetched: &mut Fetched,
 ) -> Result<()> {
-    let mut found = 0;
-    let mut history = reader.scan_stored(scan).await?;
-    while let Some(batch) = history.next().await {
-        let batch = batch?;
-        let addresses = column(&batch, ROW_ADDRESS)?;
-        let addresses = addresses.as_primitive::<UInt64Type>();
-        let mut rows = Vec::new();
-        // Addresses mostly ascend within a batch, so the place among the winners is found by walking, not by searching.
-        let mut cursor = 0;
-        let mut previous = u64::MAX;
-        for row in 0..addresses.len() {
-            let address = addresses.value(row);
-            if address < previous {
-                cursor = winners.partition_point(|winner| *winner < address);
+    let history = SharedBatches::new(reader.scan_stored(scan).await?);
+    let picked = on_all_workers(|| {
+        let (history, winners, memory) = (history.clone(), Arc::clone(winners), memory.new_empty());
+        async move {
+            let mut picked = Vec::new();
+            while let Some(batch) = history.next().await {
+                let (chunk, places) = pick_from(&batch?, &winners)?;
+                if chunk.num_rows() > 0 {
+                    memory.try_grow(chunk.get_array_memory_size() + places.len() * size_of::<usize>()).map_err(internal)?;
+                    picked.push((chunk, places));
+                }
             }
-            previous = address;
-            while winners.get(cursor).is_some_and(|winner| *winner < address) {
-                cursor += 1;
-            }
-            if winners.get(cursor) == Some(&address) {
-                places[cursor] = place_number(found + rows.len())?;
-                rows.push(row as u64);
-            }
+            // The reservation lives as long as what it is for is not accounted for by the caller.
+            Ok((picked, memory))
         }
-        if !rows.is_empty() {
-            found += rows.len();
-            let features: Vec<usize> = (0..batch.num_columns() - 1).collect();
-            let batch = batch.project(&features).map_err(kernel)?;
-            chunks.push(take_record_batch(&batch, &UInt64Array::from(rows)).map_err(kernel)?);
+    });
+    for (picked, _memory) in picked.await? {
+        for (chunk, places) in picked {
+            let number = chunk_number(fetched.chunks.len())?;
+            for (row, winner) in (0..).zip(places) {
+                fetched.places[winner] = (number, row);
+            }
+            fetched.chunks.push(chunk);
         }
     }
     Ok(())
 }
 
-fn place_number(place: usize) -> Result<u32> {
-    u32::try_from(place).map_err(|_| Error::internal("more matched rows than 32 bits count"))
+/// The winners' rows of a batch whose last column is the address, and which winners they are.
+fn pick_from(batch: &RecordBatch, winners: &[u64]) -> Result<(RecordBatch, Vec<usize>)> {
+    let addresses = column(batch, ROW_ADDRESS)?;
+    let (mut rows, mut found) = (Vec::new(), Vec::new());
+    // Addresses mostly ascend within a batch, so the place among the winners is found by walking, not by searching.
+    let mut cursor = 0;
+    let mut previous = u64::MAX;
+    for (row, address) in (0_u32..).zip(addresses.as_primitive::<UInt64Type>().values()) {
+        if *address < previous {
+            cursor = winners.partition_point(|winner| winner < address);
+        }
+        previous = *address;
+        while winners.get(cursor).is_some_and(|winner| winner < address) {
+            cursor += 1;
+        }
+        if winners.get(cursor) == Some(address) {
+            found.push(cursor);
+            rows.push(row);
+        }
+    }
+    let features: Vec<usize> = (0..batch.num_columns() - 1).collect();
+    let features = batch.project(&features).map_err(kernel)?;
+    Ok((take_record_batch(&features, &UInt32Array::from(rows)).map_err(kernel)?, found))
+}
+
+fn chunk_number(number: usize) -> Result<u32> {
+    u32::try_from(number).map_err(|_| Error::internal("more matched rows than 32 bits count"))
 }

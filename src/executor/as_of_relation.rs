@@ -1,210 +1,159 @@
-//! The answers of any relation to the left rows of an as-of join.
-//!
-//! The relation is collected: it has no versions to read twice. Its ordered column may have any ordered type; instants and
-//! ordered values become 64-bit numbers of the same order, directly where the type allows, else by their ranks among the
-//! values of both sides.
+//! A relation, other than a view, as the right side of an as-of join.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::fmt;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{SortOptions, cast};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit};
-use arrow::row::{RowConverter, Rows, SortField};
+use arrow::array::{Array, ArrayRef, DynComparator, Int64Array, RecordBatch, make_comparator};
+use arrow::compute::{SortOptions, cast, concat_batches};
+use arrow::datatypes::{DataType, TimeUnit};
 
-use super::as_of_match::{Matches, Mirror};
-use super::as_of_side::Reach;
-use super::kernel;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use futures::StreamExt;
+
+use super::as_of_match::{Matches, NO_PLACE, directed};
+use super::as_of_side::{Direction, Reach};
+use super::candidates::{Candidates, NO_ROW, Offer};
 use super::key_dictionary::NO_ENTITY;
-use super::spine::Slots;
+use super::order::Order;
+use super::spine::{Asked, Slots};
+use super::{BATCH_ROWS, internal, kernel};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::Ttl;
-use crate::time::EventTime;
 
-/// The ordered values of the two sides as numbers of the same order, not mirrored. NULL stays NULL.
-pub(crate) fn comparable_numbers(left: &ArrayRef, right: &ArrayRef) -> Result<(Int64Array, Int64Array)> {
-    if left.data_type() != right.data_type() {
-        return Err(Error::internal(format!("instants of type {} and {}", left.data_type(), right.data_type())));
-    }
-    match (numbers(left)?, numbers(right)?) {
-        (Some(left), Some(right)) => Ok((left, right)),
-        _ => ranks(left, right),
+const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
+
+/// A collected relation. Its rows are addressed by their number.
+pub(crate) struct Relation {
+    rows: RecordBatch,
+    keys: Vec<ArrayRef>,
+    order: Order,
+    /// The column that stands for the event time, as numbers.
+    times: Int64Array,
+    time_type: DataType,
+    /// What tells rows apart that are equal in key and time, column by column.
+    columns: Vec<DynComparator>,
+    memory: MemoryReservation,
+}
+
+impl fmt::Debug for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Relation({} rows)", self.rows.num_rows())
     }
 }
 
-/// The values as numbers of the same order; `None` for types that have no such numbers.
-fn numbers(values: &ArrayRef) -> Result<Option<Int64Array>> {
-    let numbers = match values.data_type() {
-        DataType::Null => return Ok(Some(Int64Array::new_null(values.len()))),
-        DataType::Int64 => values.as_primitive::<Int64Type>().clone(),
-        DataType::Boolean
-        | DataType::Int8
-        | DataType::Int16
-        | DataType::Int32
-        | DataType::UInt8
-        | DataType::UInt16
-        | DataType::UInt32
-        | DataType::Timestamp(..)
-        | DataType::Time64(_) => cast(values, &DataType::Int64).map_err(kernel)?.as_primitive::<Int64Type>().clone(),
-        DataType::Date32 => {
-            let days = cast(values, &DataType::Int32).and_then(|days| cast(&days, &DataType::Int64)).map_err(kernel)?;
-            days.as_primitive::<Int64Type>().clone()
+/// The type in which values of `data_type` are compared: one for each kind of value.
+fn plain(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::Dictionary(_, values) => plain(values),
+        other => other.clone(),
+    }
+}
+
+fn as_plain(column: &ArrayRef) -> Result<ArrayRef> {
+    cast(column, &plain(column.data_type())).map_err(kernel)
+}
+
+impl Relation {
+    /// Collects a relation with these key columns, this column to order by, and these to decide first among ties.
+    pub(crate) async fn collect(
+        mut input: SendableRecordBatchStream,
+        keys: &[usize],
+        order: usize,
+        ties: &[(usize, SortOptions)],
+        memory: MemoryReservation,
+    ) -> Result<Self> {
+        let schema = input.schema();
+        let mut batches = Vec::new();
+        while let Some(batch) = input.next().await {
+            let batch = batch.map_err(internal)?;
+            // Once in pieces, and once as a whole.
+            memory.try_grow(super::as_of_run::batch_bytes(&batch) * 2).map_err(internal)?;
+            batches.push(batch);
         }
-        DataType::Float32 | DataType::Float64 => {
-            let values = cast(values, &DataType::Float64).map_err(kernel)?;
-            values.as_primitive::<Float64Type>().unary(float_number)
-        }
-        DataType::Interval(IntervalUnit::MonthDayNano) => values.as_primitive::<IntervalMonthDayNanoType>().unary(|interval| {
-            // As PostgreSQL compares them: a month is 30 days, a day 24 hours.
-            let days = i64::from(interval.months) * 30 + i64::from(interval.days);
-            days.saturating_mul(86_400_000_000).saturating_add(interval.nanoseconds / 1_000)
-        }),
-        _ => return Ok(None),
-    };
-    Ok(Some(numbers))
-}
-
-/// A number with the place of `value` in PostgreSQL's order: both zeros are equal, every NaN is the greatest.
-fn float_number(value: f64) -> i64 {
-    if value.is_nan() {
-        return i64::MAX;
-    }
-    let bits = (value + 0.0).to_bits().cast_signed();
-    if bits < 0 { !bits ^ i64::MIN } else { bits }
-}
-
-/// The rank of each value among those of both sides.
-fn ranks(left: &ArrayRef, right: &ArrayRef) -> Result<(Int64Array, Int64Array)> {
-    let converter = RowConverter::new(vec![SortField::new(left.data_type().clone())]).map_err(|source| {
-        Error::new(SqlState::UndefinedFunction, format!("values of type {} have no order", left.data_type())).caused_by(source)
-    })?;
-    let rows = |values: &ArrayRef| converter.convert_columns(std::slice::from_ref(values)).map_err(kernel);
-    let (left_rows, right_rows) = (rows(left)?, rows(right)?);
-    let mut all: Vec<_> = left_rows.iter().chain(right_rows.iter()).collect();
-    all.sort_unstable();
-    all.dedup();
-    let ranked = |values: &ArrayRef, rows: &Rows| {
-        let rank = |row: usize| {
-            let place = all.partition_point(|other| *other < rows.row(row));
-            (!values.is_null(row)).then(|| i64::try_from(place).unwrap_or(i64::MAX))
+        let rows = concat_batches(&schema, &batches).map_err(kernel)?;
+        drop(batches);
+        u32::try_from(rows.num_rows())
+            .map_err(|_| Error::new(SqlState::ProgramLimitExceeded, "too many rows on the right side of an as-of join"))?;
+        memory.try_resize(rows.get_array_memory_size() + rows.num_rows() * size_of::<i64>() * 2).map_err(internal)?;
+        let keys = keys.iter().map(|key| as_plain(rows.column(*key))).collect::<Result<Vec<_>>>()?;
+        let values = as_plain(rows.column(order))?;
+        let order = Order::new(&values)?;
+        let times = order.numbers(&values)?;
+        let comparator = |(place, options): (usize, SortOptions)| {
+            let column = rows.column(place);
+            make_comparator(column, column, options).map_err(kernel)
         };
-        (0..values.len()).map(rank).collect::<Int64Array>()
-    };
-    Ok((ranked(left, &left_rows), ranked(right, &right_rows)))
-}
-
-/// A collected relation.
-pub(crate) struct Collected<'a> {
-    pub(crate) rows: &'a RecordBatch,
-    pub(crate) keys: &'a [ArrayRef],
-    /// What stands for the event time, mirrored.
-    pub(crate) order: &'a Int64Array,
-    /// The columns that decide between rows of the same keys and order, before all others.
-    pub(crate) ties: &'a [(usize, SortOptions)],
-}
-
-/// Finds the answers among the rows of a relation; gives `columns` of them. Of equal rows one answers, the same whatever
-/// order they come in.
-pub(crate) fn find_in_relation(
-    slots: &Slots,
-    reach: Reach,
-    left_rows: usize,
-    relation: &Collected<'_>,
-    columns: &[usize],
-) -> Result<Matches> {
-    let Collected { rows, keys, order, ties } = *relation;
-    let entities = slots.find(keys, rows.num_rows())?;
-    let mut winners: Vec<Option<usize>> = vec![None; slots.len()];
-    let mut ties = Ties { rows, first: ties, encoded: None };
-    for (row, entity) in entities.iter().enumerate() {
-        if *entity == NO_ENTITY || order.is_null(row) {
-            continue;
-        }
-        let Some(slot) = slots.first_answered(*entity, order.value(row), reach.bound) else { continue };
-        let wins = match winners[slot] {
-            None => true,
-            Some(winner) => match order.value(row).cmp(&order.value(winner)) {
-                Ordering::Greater => true,
-                Ordering::Less => false,
-                Ordering::Equal => ties.compare(row, winner)? == Ordering::Greater,
-            },
-        };
-        if wins {
-            winners[slot] = Some(row);
-        }
+        let all = (0..rows.num_columns()).map(|place| (place, SortOptions::default()));
+        let columns = ties.iter().copied().chain(all).map(comparator).collect::<Result<Vec<_>>>()?;
+        Ok(Self { time_type: values.data_type().clone(), rows, keys, order, times, columns, memory })
     }
-    let mut places = vec![None; left_rows];
-    for (start, end) in slots.ranges() {
-        let mut answer = None;
-        for slot in start..end {
-            // Rows offered to a later slot are greater than all before.
-            answer = winners[slot].or(answer);
-            let near = |row: &usize| {
-                let (event_time, at) = (EventTime::from_micros(order.value(*row)), EventTime::from_micros(slots.time(slot)));
-                Ttl::is_live(reach.window, event_time, at)
-            };
-            if let Some(row) = answer.filter(near) {
-                places[slots.row(slot)] = Some(u32::try_from(row).map_err(|_| {
-                    Error::new(SqlState::ProgramLimitExceeded, "too many rows on the right side of an as-of join")
-                })?);
+
+    /// The types of the keys.
+    pub(crate) fn key_types(&self) -> Vec<DataType> {
+        self.keys.iter().map(|key| key.data_type().clone()).collect()
+    }
+
+    /// The type of the column that stands for the event time.
+    pub(crate) fn time_type(&self) -> &DataType {
+        &self.time_type
+    }
+
+    /// Finds the answers to left rows with these keys and instants, in the relation's `columns`.
+    pub(crate) fn find(&self, keys: &[ArrayRef], instants: &ArrayRef, reach: Reach, columns: &[usize]) -> Result<Matches> {
+        let left_rows = instants.len();
+        let instants = directed(reach.direction, &self.order.numbers(instants)?);
+        let slots = Slots::new(&self.key_types(), &Asked { keys, times: &instants, known: None }, reach.bound)?;
+        let mut candidates = Candidates::new(slots.len());
+        for start in (0..self.rows.num_rows()).step_by(BATCH_ROWS) {
+            let len = BATCH_ROWS.min(self.rows.num_rows() - start);
+            let keys: Vec<ArrayRef> = self.keys.iter().map(|key| key.slice(start, len)).collect();
+            for (row, entity) in (start..).zip(slots.find(&keys, len)?) {
+                if entity == NO_ENTITY || self.times.is_null(row) {
+                    continue;
+                }
+                let time = self.times.value(row);
+                let time = if reach.direction == Direction::Forward { !time } else { time };
+                let offer = Offer { version: (time, 0, 0), address: row as u64 };
+                candidates.offer_with(&slots, entity, offer, |first, second| self.is_before(first, second));
             }
         }
+        let mut places = vec![NO_PLACE; left_rows];
+        for (slot, address) in candidates.choose(self.window(reach)?, &slots).into_iter().enumerate() {
+            if address != NO_ROW {
+                // Addresses are numbers of rows, of which there are no more than 32 bits count.
+                places[slots.row(slot)] = (0, address as u32);
+            }
+        }
+        let rows = self.rows.project(columns).map_err(kernel)?;
+        Ok(Matches { chunks: vec![rows], places, history_rows: self.rows.num_rows() })
     }
-    let given = rows.project(columns).map_err(kernel)?;
-    Ok(Matches { rows: given, places: UInt32Array::from(places), history_rows: rows.num_rows() })
-}
 
-/// Instants turned around where the answer lies ahead.
-pub(crate) fn mirrored(values: Int64Array, mirror: Mirror) -> Int64Array {
-    values.unary(|value| mirror.turn(value))
-}
-
-/// Decides between rows of the same ordered value by all that they hold.
-struct Ties<'a> {
-    rows: &'a RecordBatch,
-    /// The columns that decide before all others.
-    first: &'a [(usize, SortOptions)],
-    /// Made at the first tie.
-    encoded: Option<Rows>,
-}
-
-impl Ties<'_> {
-    fn compare(&mut self, first: usize, second: usize) -> Result<Ordering> {
-        if self.encoded.is_none() {
-            let all = (0..self.rows.num_columns()).map(|place| (place, SortOptions::default()));
-            let field = |(place, options): (usize, SortOptions)| {
-                let column = self.rows.column(place);
-                (Arc::clone(column), SortField::new_with_options(column.data_type().clone(), options))
-            };
-            // What has no encoding decides nothing.
-            let (columns, fields): (Vec<ArrayRef>, Vec<SortField>) = self
-                .first
-                .iter()
-                .copied()
-                .chain(all)
-                .map(field)
-                .filter(|(_, field)| RowConverter::supports_fields(std::slice::from_ref(field)))
-                .unzip();
-            let converter = RowConverter::new(fields).map_err(kernel)?;
-            self.encoded = Some(converter.convert_columns(&columns).map_err(kernel)?);
-        }
-        match &self.encoded {
-            Some(encoded) => Ok(encoded.row(first).cmp(&encoded.row(second))),
-            None => Ok(Ordering::Equal),
-        }
+    /// The window in the unit of the numbers.
+    fn window(&self, reach: Reach) -> Result<Option<Ttl>> {
+        let unit = match &self.time_type {
+            // Days lie whole days apart.
+            DataType::Date32 => MICROSECONDS_PER_DAY,
+            DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,
+            DataType::Timestamp(TimeUnit::Second, _) => 1_000_000,
+            _ => 1,
+        };
+        reach.window.map(|window| Ttl::from_micros(window.micros() / unit)).transpose()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whether one row stands before another by their whole contents: so a tie has the same winner whatever order the rows
+    /// came in.
+    fn is_before(&self, first: u64, second: u64) -> bool {
+        // Addresses are numbers of rows.
+        let (first, second) = (first as usize, second as usize);
+        let differs = self.columns.iter().map(|compare| compare(first, second)).find(|ordering| ordering.is_ne());
+        differs == Some(Ordering::Less)
+    }
 
-    #[test]
-    fn floats_keep_their_order() {
-        let ordered = [f64::NEG_INFINITY, f64::MIN, -1.5, -f64::MIN_POSITIVE, 0.0, 1e-300, 2.0, f64::INFINITY, f64::NAN];
-        for pair in ordered.windows(2) {
-            assert!(float_number(pair[0]) < float_number(pair[1]), "{pair:?}");
-        }
-        assert_eq!(float_number(-0.0), float_number(0.0));
+    /// The bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.memory.size()
     }
 }

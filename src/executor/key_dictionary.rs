@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
 
 use super::kernel;
+use super::order::{integers, lengths};
 use crate::error::Result;
 use crate::registry::KeyColumn;
 
 /// The number that stands for a key with a NULL in it, or one that the dictionary does not have.
 pub(crate) const NO_ENTITY: u32 = u32::MAX;
+
+/// Keys are looked up by their value itself where the values between the least and the greatest are no more than this many
+/// for each key, and this many beside.
+const NEAR_VALUES_PER_KEY: usize = 8;
+const NEAR_VALUES_MIN: usize = 1024;
 
 /// A number for each entity key, from 0 up in the order in which they were first met.
 #[derive(Debug)]
@@ -26,8 +31,10 @@ pub(crate) struct KeyDictionary {
 enum Entities {
     /// A view without entities: one group.
     One,
-    /// One key column whose values are whole numbers, or days, or instants.
+    /// One key column whose values are numbers of 64 bits.
     Integers(HashMap<i64, u32>),
+    /// The same when all are known and lie close together: the numbers by value, from the least on.
+    Near(i64, Vec<u32>),
     /// One text key column.
     Texts(HashMap<Box<str>, u32>),
     /// Anything else, in Arrow's row format.
@@ -35,9 +42,9 @@ enum Entities {
 }
 
 impl KeyDictionary {
-    /// An empty dictionary for a view's keys.
+    /// An empty dictionary for keys of these columns.
     pub(crate) fn new(keys: &[KeyColumn]) -> Result<Self> {
-        let types: Vec<DataType> = keys.iter().map(|key| key.data_type.arrow()).collect();
+        let types: Vec<_> = keys.iter().map(|key| key.data_type.arrow()).collect();
         Self::of_types(&types)
     }
 
@@ -45,22 +52,48 @@ impl KeyDictionary {
     pub(crate) fn of_types(types: &[DataType]) -> Result<Self> {
         let entities = match types {
             [] => Entities::One,
-            [
+            [key] => match key {
                 DataType::Boolean
-                | DataType::Int8
                 | DataType::Int16
                 | DataType::Int32
                 | DataType::Int64
                 | DataType::Date32
-                | DataType::Timestamp(..),
-            ] => Entities::Integers(HashMap::default()),
-            [DataType::Utf8] => Entities::Texts(HashMap::default()),
-            types => {
-                let fields = types.iter().cloned().map(SortField::new).collect();
-                Entities::Rows(Arc::new(RowConverter::new(fields).map_err(kernel)?), HashMap::default())
-            }
+                | DataType::Float32
+                | DataType::Float64
+                | DataType::Time64(_)
+                | DataType::Timestamp(_, _) => Entities::Integers(HashMap::default()),
+                DataType::Utf8 => Entities::Texts(HashMap::default()),
+                _ => Self::rows(types)?,
+            },
+            types => Self::rows(types)?,
         };
         Ok(Self { entities, count: 0 })
+    }
+
+    fn rows(types: &[DataType]) -> Result<Entities> {
+        let field = |key: &DataType| match key {
+            DataType::Float32 | DataType::Float64 => SortField::new(DataType::Int64),
+            DataType::Interval(_) => SortField::new(DataType::Decimal128(38, 0)),
+            other => SortField::new(other.clone()),
+        };
+        let fields = types.iter().map(field).collect();
+        Ok(Entities::Rows(Arc::new(RowConverter::new(fields).map_err(kernel)?), HashMap::default()))
+    }
+
+    /// Makes look-ups as fast as they can be; no key can be added afterwards.
+    pub(crate) fn freeze(&mut self) {
+        let Entities::Integers(map) = &self.entities else { return };
+        let (Some(least), Some(greatest)) = (map.keys().min(), map.keys().max()) else { return };
+        let Ok(range) = usize::try_from(i128::from(*greatest) - i128::from(*least) + 1) else { return };
+        if range > map.len().saturating_mul(NEAR_VALUES_PER_KEY).saturating_add(NEAR_VALUES_MIN) {
+            return;
+        }
+        let least = *least;
+        let mut numbers = vec![NO_ENTITY; range];
+        for (value, number) in map {
+            numbers[value.abs_diff(least) as usize] = *number;
+        }
+        self.entities = Entities::Near(least, numbers);
     }
 
     /// How many entities it has.
@@ -68,7 +101,7 @@ impl KeyDictionary {
         self.count as usize
     }
 
-    /// The numbers of these keys, one a row; keys not met before get a new one.
+    /// The numbers of these keys, one a row; keys not met before get a new one. A frozen dictionary has no new ones.
     pub(crate) fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
         let count = &mut self.count;
         let mut next = || {
@@ -85,6 +118,7 @@ impl KeyDictionary {
                 let values = integers(&columns[0])?;
                 integer_slots(&values, |value| *map.entry(value).or_insert_with(&mut next))
             }
+            Entities::Near(..) => return self.find(columns, rows),
             Entities::Texts(map) => text_slots(columns[0].as_string::<i32>(), |value| match map.get(value) {
                 Some(number) => *number,
                 None => *map.entry(value.into()).or_insert_with(&mut next),
@@ -104,6 +138,14 @@ impl KeyDictionary {
                 let values = integers(&columns[0])?;
                 integer_slots(&values, |value| map.get(&value).copied().unwrap_or(NO_ENTITY))
             }
+            Entities::Near(least, numbers) => {
+                let values = integers(&columns[0])?;
+                let number = |value: i64| {
+                    let place = usize::try_from(value.checked_sub(*least)?).ok()?;
+                    numbers.get(place).copied()
+                };
+                integer_slots(&values, |value| number(value).unwrap_or(NO_ENTITY))
+            }
             Entities::Texts(map) => {
                 text_slots(columns[0].as_string::<i32>(), |value| map.get(value).copied().unwrap_or(NO_ENTITY))
             }
@@ -114,14 +156,16 @@ impl KeyDictionary {
     }
 }
 
-/// Whole numbers, days and instants as 64 bits.
-fn integers(column: &ArrayRef) -> Result<Int64Array> {
-    let widened = match column.data_type() {
-        DataType::Int64 => return Ok(column.as_primitive::<Int64Type>().clone()),
-        DataType::Date32 => cast(&cast(column, &DataType::Int32).map_err(kernel)?, &DataType::Int64),
-        _ => cast(column, &DataType::Int64),
-    };
-    Ok(widened.map_err(kernel)?.as_primitive::<Int64Type>().clone())
+/// A column whose equal values, in PostgreSQL's sense, are equal bit by bit: its zeros, its NaNs, and a month of thirty days.
+fn normalised(column: &ArrayRef) -> Result<ArrayRef> {
+    Ok(match column.data_type() {
+        DataType::Float32 | DataType::Float64 => Arc::new(integers(column)?),
+        DataType::Interval(_) => {
+            let lengths = lengths(column)?.with_precision_and_scale(38, 0).map_err(kernel)?;
+            Arc::new(lengths)
+        }
+        _ => Arc::clone(column),
+    })
 }
 
 fn integer_slots(values: &Int64Array, mut number: impl FnMut(i64) -> u32) -> Vec<u32> {
@@ -165,7 +209,8 @@ fn row_slots(
     rows: usize,
     mut number: impl FnMut(&[u8]) -> u32,
 ) -> Result<Vec<u32>> {
-    let encoded = converter.convert_columns(columns).map_err(kernel)?;
+    let columns = columns.iter().map(normalised).collect::<Result<Vec<_>>>()?;
+    let encoded = converter.convert_columns(&columns).map_err(kernel)?;
     let slot = |row: usize| {
         if columns.iter().any(|column| column.is_null(row)) { NO_ENTITY } else { number(encoded.row(row).data()) }
     };
@@ -188,6 +233,22 @@ mod tests {
         assert_eq!(dictionary.intern(&[column], 4).unwrap(), [0, NO_ENTITY, 1, 0]);
         let column: ArrayRef = Arc::new(StringArray::from(vec!["c", "b"]));
         assert_eq!(dictionary.find(&[column], 2).unwrap(), [NO_ENTITY, 1]);
+    }
+
+    #[test]
+    fn frozen_keys_are_found_as_before() {
+        let ends = [i64::MIN, i64::MAX, 0];
+        let near = [-3, 5, i64::MIN + 1, 4];
+        for (keys, frozen) in [(vec![-3, 5, 4], true), (ends.to_vec(), false), (vec![i64::MIN, i64::MIN + 2], true)] {
+            let mut dictionary = KeyDictionary::new(&[key(SqlType::BigInt)]).unwrap();
+            dictionary.intern(&[Arc::new(Int64Array::from(keys.clone()))], keys.len()).unwrap();
+            let asked: Vec<i64> = keys.iter().chain(&ends).chain(&near).copied().collect();
+            let asked: ArrayRef = Arc::new(Int64Array::from(asked));
+            let before = dictionary.find(&[Arc::clone(&asked)], asked.len()).unwrap();
+            dictionary.freeze();
+            assert_eq!(matches!(dictionary.entities, Entities::Near(..)), frozen);
+            assert_eq!(dictionary.find(&[Arc::clone(&asked)], asked.len()).unwrap(), before);
+        }
     }
 
     #[test]

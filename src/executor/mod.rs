@@ -7,15 +7,19 @@
 mod as_of_join;
 mod as_of_match;
 mod as_of_relation;
+mod as_of_run;
 mod as_of_side;
 mod batches;
+mod candidates;
 mod key_dictionary;
 mod lookup;
+mod order;
 mod runtime;
 mod scan;
 mod snapshot;
 mod source;
 mod spine;
+mod workers;
 
 pub use as_of_join::AsOfJoinExec;
 pub use as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction, Reach};

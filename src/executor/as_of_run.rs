@@ -1,0 +1,363 @@
+//! An as-of join under way: the left side in parts that fit the memory, each with its answers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{and, concat, filter, interleave, not, nullif, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::{Count, Gauge};
+use futures::StreamExt;
+
+use super::as_of_match::{Matches, NO_PLACE, Place, Questions, SCRATCH_PER_LEFT_ROW, Search};
+use super::as_of_relation::Relation;
+use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
+use super::batches::{as_type, batch_of};
+use super::{BATCH_ROWS, internal, kernel};
+use crate::error::{Error, Result, SqlState};
+use crate::types::SqlType;
+
+/// What `EXPLAIN ANALYZE` shows of a join.
+#[derive(Debug)]
+pub(super) struct RunMetrics {
+    /// Rows of the right sides read to find the answers, each time they were read.
+    pub(super) history_rows: Count,
+    pub(super) matched_rows: Count,
+    pub(super) output_rows: Count,
+    /// Parts in which the left side was answered; each reads the right sides once.
+    pub(super) parts: Count,
+    /// The most bytes reserved at one time.
+    pub(super) memory_peak: Gauge,
+}
+
+/// A join under way.
+pub(super) struct Run {
+    sides: Arc<Vec<AsOfSide>>,
+    schema: SchemaRef,
+    metrics: RunMetrics,
+    input: SendableRecordBatchStream,
+    ended: bool,
+    /// Inputs of the sides that are relations, until they are collected.
+    inputs: Vec<Option<SendableRecordBatchStream>>,
+    relations: Vec<Option<Relation>>,
+    /// Left rows not yet answered.
+    waiting: VecDeque<RecordBatch>,
+    /// For the left rows and their answers.
+    memory: MemoryReservation,
+    /// How many left rows a part may have, once it showed how many fit.
+    part_rows_max: usize,
+    part: Option<Part>,
+}
+
+/// Some left rows with each side's answers to them.
+struct Part {
+    spine: Vec<RecordBatch>,
+    matches: Vec<Matches>,
+    /// The pieces still to be given: a batch, where in it, and which row of the part that is.
+    pieces: VecDeque<(usize, usize, usize)>,
+}
+
+/// The bytes of a batch's own rows, where it may be a slice of a larger one.
+pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
+    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
+    batch.columns().iter().map(column).sum()
+}
+
+impl Run {
+    /// A join of `input` with the sides; `inputs` has one for each side that is a relation.
+    pub(super) fn new(
+        sides: Arc<Vec<AsOfSide>>,
+        schema: SchemaRef,
+        input: SendableRecordBatchStream,
+        inputs: Vec<Option<SendableRecordBatchStream>>,
+        memory: MemoryReservation,
+        metrics: RunMetrics,
+    ) -> Self {
+        Self {
+            sides,
+            schema,
+            metrics,
+            input,
+            ended: false,
+            inputs,
+            relations: Vec::new(),
+            waiting: VecDeque::new(),
+            memory,
+            part_rows_max: usize::MAX,
+            part: None,
+        }
+    }
+
+    /// The next joined rows, in the left side's order; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        self.collect_relations().await?;
+        loop {
+            if let Some(part) = &mut self.part {
+                if let Some((number, start, row)) = part.pieces.pop_front() {
+                    let batch = &part.spine[number];
+                    let piece = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
+                    let joined = joined(&self.sides, &self.schema, &piece, &part.matches, row)?;
+                    self.metrics.output_rows.add(joined.num_rows());
+                    return Ok(Some(joined));
+                }
+                self.part = None;
+            }
+            self.fill().await?;
+            if self.waiting.is_empty() {
+                self.memory.free();
+                return Ok(None);
+            }
+            self.part = Some(self.answer_part().await?);
+        }
+    }
+
+    async fn collect_relations(&mut self) -> Result<()> {
+        let sides = Arc::clone(&self.sides);
+        for side in &sides[self.relations.len()..] {
+            let input = self.inputs.get_mut(self.relations.len()).and_then(Option::take);
+            let relation = match (&side.source, input) {
+                (AsOfSource::Relation { keys, order, ties, .. }, Some(input)) => {
+                    Some(Relation::collect(input, keys, *order, ties, self.memory.new_empty()).await?)
+                }
+                (AsOfSource::View { .. }, _) => None,
+                (AsOfSource::Relation { .. }, None) => {
+                    return Err(Error::internal("an as-of join's relation has no rows to read"));
+                }
+            };
+            self.relations.push(relation);
+        }
+        Ok(())
+    }
+
+    /// Collects left rows, up to the end or as many as there is memory for.
+    async fn fill(&mut self) -> Result<()> {
+        self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+        let mut waiting: usize = self.waiting.iter().map(RecordBatch::num_rows).sum();
+        while !self.ended && waiting < self.part_rows_max {
+            let Some(batch) = self.input.next().await else {
+                self.ended = true;
+                break;
+            };
+            let batch = batch.map_err(internal)?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            waiting += batch.num_rows();
+            // Matching a row takes memory too, one side after the other.
+            let bytes = batch_bytes(&batch) + batch.num_rows() * SCRATCH_PER_LEFT_ROW;
+            self.waiting.push_back(batch);
+            if self.memory.try_grow(bytes).is_err() {
+                break;
+            }
+        }
+        self.note_peak(0);
+        self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+        Ok(())
+    }
+
+    /// Answers the left rows that wait, or as many of them as there is memory for.
+    async fn answer_part(&mut self) -> Result<Part> {
+        let waiting: usize = self.waiting.iter().map(RecordBatch::num_rows).sum();
+        let mut rows = waiting.min(self.part_rows_max);
+        loop {
+            let spine = first_rows(&self.waiting, rows);
+            match self.find(&spine).await {
+                Ok(matches) => {
+                    self.leave_waiting(rows);
+                    self.metrics.parts.add(1);
+                    return Ok(Part { pieces: pieces(&spine), spine, matches });
+                }
+                Err(error) if error.code() == SqlState::OutOfMemory && rows > 1 => {
+                    rows /= 2;
+                    self.part_rows_max = rows;
+                    self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the first rows out of those that wait.
+    fn leave_waiting(&mut self, mut rows: usize) {
+        while let Some(batch) = self.waiting.pop_front() {
+            if batch.num_rows() > rows {
+                self.waiting.push_front(batch.slice(rows, batch.num_rows() - rows));
+                return;
+            }
+            rows -= batch.num_rows();
+        }
+    }
+
+    /// Finds each side's answers to these left rows.
+    async fn find(&mut self, spine: &[RecordBatch]) -> Result<Vec<Matches>> {
+        let sides = Arc::clone(&self.sides);
+        let mut all = Vec::with_capacity(sides.len());
+        for (number, side) in sides.iter().enumerate() {
+            let (matches, found) = match &self.relations[number] {
+                // Its rows are accounted for already.
+                Some(relation) => (self.find_in_relation(side, relation, spine)?, 0),
+                None => {
+                    let matches = self.find_in_view(side, spine).await?;
+                    let found = matches.chunks.iter().map(RecordBatch::get_array_memory_size).sum();
+                    (matches, found)
+                }
+            };
+            self.memory.try_grow(matches.places.len() * size_of::<Place>() + found).map_err(internal)?;
+            self.note_peak(0);
+            self.metrics.history_rows.add(matches.history_rows);
+            all.push(matches);
+        }
+        for matches in &all {
+            self.metrics.matched_rows.add(matches.places.iter().filter(|place| **place != NO_PLACE).count());
+        }
+        Ok(all)
+    }
+
+    fn find_in_relation(&self, side: &AsOfSide, relation: &Relation, spine: &[RecordBatch]) -> Result<Matches> {
+        if side.known_at.is_some() {
+            return Err(Error::internal("an as-of join with a relation asks what it knew"));
+        }
+        let keys = side.keys.iter().zip(relation.key_types());
+        let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key)).collect::<Result<Vec<_>>>()?;
+        let instants = evaluate(&side.instant, spine, relation.time_type())?;
+        let scratch = self.memory.new_empty();
+        scratch.try_grow(instants.len() * SCRATCH_PER_LEFT_ROW).map_err(internal)?;
+        self.note_peak(scratch.size());
+        relation.find(&keys, &instants, side.reach, &side.columns)
+    }
+
+    async fn find_in_view(&mut self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<Matches> {
+        let AsOfSource::View { view, reader } = &side.source else {
+            return Err(Error::internal("an as-of join's relation was not collected"));
+        };
+        let keys = side.keys.iter().zip(&view.keys);
+        let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
+        let instants = microseconds(&side.instant, spine)?;
+        let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
+        let names = view.schema();
+        let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
+        let (view, reader) = (Arc::clone(view), reader.clone());
+        let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
+        let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref() };
+        let matches = search.find(&questions).await?;
+        self.note_peak(search.scratch.size());
+        Ok(matches)
+    }
+
+    fn note_peak(&self, scratch: usize) {
+        let relations: usize = self.relations.iter().flatten().map(Relation::bytes).sum();
+        self.metrics.memory_peak.set_max(self.memory.size() + relations + scratch);
+    }
+}
+
+/// The first rows of some batches.
+fn first_rows(batches: &VecDeque<RecordBatch>, mut rows: usize) -> Vec<RecordBatch> {
+    let mut first = Vec::new();
+    for batch in batches {
+        if rows == 0 {
+            break;
+        }
+        let taken = rows.min(batch.num_rows());
+        first.push(batch.slice(0, taken));
+        rows -= taken;
+    }
+    first
+}
+
+/// The pieces in which a part is given.
+fn pieces(spine: &[RecordBatch]) -> VecDeque<(usize, usize, usize)> {
+    let mut pieces = VecDeque::new();
+    let mut first = 0;
+    for (number, batch) in spine.iter().enumerate() {
+        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+            pieces.push_back((number, start, first + start));
+        }
+        first += batch.num_rows();
+    }
+    pieces
+}
+
+/// Instants over left rows, in microseconds.
+fn microseconds(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch]) -> Result<Int64Array> {
+    let instants = evaluate(expr, spine, &SqlType::TimestampTz.arrow())?;
+    Ok(instants.as_primitive::<TimestampMicrosecondType>().reinterpret_cast())
+}
+
+/// The values of `expr` for all left rows, as one array.
+fn evaluate(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch], data_type: &DataType) -> Result<ArrayRef> {
+    let mut parts = Vec::with_capacity(spine.len());
+    for batch in spine {
+        let values = expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(internal)?;
+        parts.push(as_type(&values, data_type)?);
+    }
+    if parts.is_empty() {
+        return Ok(arrow::array::new_empty_array(data_type));
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    concat(&parts).map_err(kernel)
+}
+
+/// The left rows of `piece`, which start at row `first` of their part, with their answers.
+fn joined(sides: &[AsOfSide], schema: &SchemaRef, piece: &RecordBatch, all: &[Matches], first: usize) -> Result<RecordBatch> {
+    let mut columns = piece.columns().to_vec();
+    let mut kept: Option<BooleanArray> = None;
+    for (side, matches) in sides.iter().zip(all) {
+        let places = &matches.places[first..first + piece.num_rows()];
+        let mut matched: BooleanArray = places.iter().map(|place| Some(*place != NO_PLACE)).collect();
+        let mut answers = answers(side, matches, places)?;
+        if let Some(condition) = &side.condition {
+            let holds = holds(condition, schema, columns.iter().chain(&answers).cloned().collect(), piece.num_rows())?;
+            matched = and(&matched, &holds).map_err(kernel)?;
+            let dropped = not(&matched).map_err(kernel)?;
+            for answer in &mut answers {
+                *answer = nullif(answer, &dropped).map_err(kernel)?;
+            }
+        }
+        columns.extend(answers);
+        if side.kind == AsOfKind::Inner {
+            kept = Some(match kept {
+                Some(kept) => and(&kept, &matched).map_err(kernel)?,
+                None => matched,
+            });
+        }
+    }
+    let mut rows = piece.num_rows();
+    if let Some(kept) = kept {
+        rows = kept.true_count();
+        for column in &mut columns {
+            *column = filter(column, &kept).map_err(kernel)?;
+        }
+    }
+    batch_of(schema, columns, rows)
+}
+
+/// For which rows the condition is true; neither false nor NULL. It is over the first columns of `schema`.
+fn holds(condition: &Arc<dyn PhysicalExpr>, schema: &Schema, columns: Vec<ArrayRef>, rows: usize) -> Result<BooleanArray> {
+    // Inner sides' fields may be NOT NULL although rows without a match are judged before they are dropped.
+    let fields = schema.fields()[..columns.len()].iter();
+    let fields: Vec<_> = fields.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
+    let batch = batch_of(&Arc::new(Schema::new(fields)), columns, rows)?;
+    let verdict = condition.evaluate(&batch).and_then(|value| value.into_array(rows)).map_err(internal)?;
+    let verdict = verdict.as_boolean();
+    Ok(if verdict.null_count() == 0 { verdict.clone() } else { prep_null_mask_filter(verdict) })
+}
+
+/// A side's columns for these rows: NULLs where there is no answer.
+fn answers(side: &AsOfSide, matches: &Matches, places: &[Place]) -> Result<Vec<ArrayRef>> {
+    // The chunks follow a row of NULLs, which answers the rows without an answer.
+    let place = |place: &Place| if *place == NO_PLACE { (0, 0) } else { (place.0 as usize + 1, place.1 as usize) };
+    let places: Vec<(usize, usize)> = places.iter().map(place).collect();
+    let column = |(number, field): (usize, &Arc<Field>)| {
+        let Some(first) = matches.chunks.first() else {
+            return Ok(arrow::array::new_null_array(field.data_type(), places.len()));
+        };
+        let nulls = arrow::array::new_null_array(first.column(number).data_type(), 1);
+        let chunks = matches.chunks.iter().map(|chunk| chunk.column(number));
+        let chunks: Vec<&dyn Array> = std::iter::once(&nulls).chain(chunks).map(AsRef::as_ref).collect();
+        as_type(&interleave(&chunks, &places).map_err(kernel)?, field.data_type())
+    };
+    side.fields.iter().enumerate().map(column).collect()
+}
