@@ -53,6 +53,9 @@
 //! [`ingest::Ingest::catch_up`] repairs it. **The online store is a cache of the offline store and can always be rebuilt from
 //! it.** That sentence is the design.
 //!
+//! Small files are merged and sorted beside readers and writers, by [`gateway`] now and then and by `OPTIMIZE FEATURE VIEW` at
+//! once: a rewrite is a version of its own that holds the same rows.
+//!
 //! ## What holds everywhere
 //!
 //! - A time clause is honoured or refused by name, never ignored.

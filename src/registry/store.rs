@@ -61,18 +61,27 @@ impl RegistryStore {
         self.current.load_full()
     }
 
-    /// Applies `change` to the newest registry and writes the next document; tries again if another gateway was faster,
-    /// a bounded number of times (`40001` after that). A change that asks for nothing writes nothing.
+    /// [`RegistryStore::commit_all`] of one change.
+    pub async fn commit(&self, change: &Change) -> Result<Arc<Registry>> {
+        self.commit_all(std::slice::from_ref(change)).await
+    }
+
+    /// Applies `changes` to the newest registry and writes the next document, which holds all of them; tries again if another
+    /// gateway was faster, a bounded number of times (`40001` after that). Changes that ask for nothing write nothing.
     ///
     /// The new version is durable when this returns. Costs one read and one synced write without contention.
-    pub async fn commit(&self, change: &Change) -> Result<Arc<Registry>> {
+    pub async fn commit_all(&self, changes: &[Change]) -> Result<Arc<Registry>> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             self.refresh().await?;
             let current = self.current();
-            let next = current.apply(change)?;
+            let mut next = Registry::clone(&current);
+            for change in changes {
+                next = next.apply(change)?;
+            }
             if next.version == current.version {
                 return Ok(current);
             }
+            next.version = current.version + 1;
             if create_document(&self.documents, &next).await? == Created::Here {
                 let next = Arc::new(next);
                 self.publish(&next);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::ValidBatch;
 use crate::parser::{Isolation, TransactionMode};
 use crate::planner::{HeldRows, VersionPins};
-use crate::registry::{Change, ObjectKind, Registry};
+use crate::registry::{Change, ObjectKind, Registry, Target};
 use crate::time::CommitTime;
 
 /// The sequence of the first row a block keeps back: later than any that is stored, so that the block's own rows win ties.
@@ -188,11 +188,23 @@ impl Session {
         self.notice("WARNING", SqlState::NoActiveSqlTransaction, "there is no transaction in progress", None);
     }
 
-    /// Ends the block and does what it kept back: rows first, then changes of the registry. If the rows cannot be written the
-    /// block is rolled back.
+    /// Ends the block and does what it kept back: all changes of the registry as one version, which may be lost to another
+    /// gateway, and then nothing is done; rows; and the removal of what was dropped. If the rows cannot be written, what the
+    /// block created is dropped again.
     pub(super) async fn commit(&mut self) -> Result<Answer> {
         let Some(mut block) = self.block.take() else { return Ok(Answer::Done("COMMIT".into())) };
-        let writes = std::mem::take(&mut block.writes);
+        let mut writes = std::mem::take(&mut block.writes);
+        let before = self.services.registry.current();
+        if !block.changes.is_empty() {
+            match self.services.registry.commit_all(&block.changes).await {
+                // Rows for what the block itself drops have nowhere to go.
+                Ok(after) => writes.retain(|rows| has_relation(&after, rows.target())),
+                Err(error) => {
+                    self.undo(block).await;
+                    return Err(error);
+                }
+            }
+        }
         if !writes.is_empty() {
             match self.services.ingest.write(writes).await {
                 Ok(written) => self.warn(written.warnings),
@@ -204,8 +216,8 @@ impl Session {
         }
         self.settings = block.settings_kept;
         self.settings_changed();
-        for change in block.changes {
-            self.change_now(&change).await?;
+        for change in &block.changes {
+            self.remove_dropped(&before, change).await?;
         }
         Ok(Answer::Done("COMMIT".into()))
     }
@@ -282,6 +294,13 @@ impl Session {
             let hint = warning.hint_text().map(str::to_owned);
             self.notice("WARNING", warning.code(), warning.message(), hint);
         }
+    }
+}
+
+fn has_relation(registry: &Registry, target: &Target) -> bool {
+    match target {
+        Target::View(view) => registry.view_by_id(view.id).is_some(),
+        Target::Table(table) => registry.tables.get(&table.name).is_some_and(|found| found.id == table.id),
     }
 }
 

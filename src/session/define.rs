@@ -232,11 +232,7 @@ impl Session {
                     return Err(error);
                 }
             }
-            Change::Drop { name, .. } => {
-                if let Some(target) = stored(&before, name) {
-                    self.services.ingest.remove(&target).await?;
-                }
-            }
+            Change::Drop { .. } => self.remove_dropped(&before, change).await?,
             Change::CreateEntity { .. }
             | Change::CreateView { .. }
             | Change::CreateTag { .. }
@@ -245,6 +241,17 @@ impl Session {
             | Change::CommentOnColumn { .. } => {}
         }
         Ok(())
+    }
+
+    /// Takes the rows of what a change dropped out of the stores; `before` is the registry that still had it.
+    pub(super) async fn remove_dropped(&self, before: &Registry, change: &Change) -> Result<()> {
+        match change {
+            Change::Drop { name, .. } => match stored(before, name) {
+                Some(target) => self.services.ingest.remove(&target).await,
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 }
 

@@ -174,6 +174,14 @@ async fn a_race_that_is_always_lost_is_told_and_leaves_nothing() {
         assert!(error.contains(RETRY), "{sql}: {error}");
         assert_eq!(files(&gateway.store()), before, "after {sql}");
     }
+    // A block is lost as a whole: neither its rows nor any of its changes are done.
+    harness::run(&client, "BEGIN").await;
+    harness::run(&client, "INSERT INTO spend VALUES (7, '2025-12-31 12:00Z', 2)").await;
+    harness::run(&client, "COMMENT ON FEATURE VIEW spend IS 'what they spend'").await;
+    harness::run(&client, "CREATE TAG first ON FEATURE VIEW spend").await;
+    let error = harness::failure(&client, "COMMIT").await;
+    assert!(error.starts_with("40001: "), "{error}");
+    assert_eq!(files(&gateway.store()), before, "after the block");
     // What was there is untouched, and each statement works once the race is over.
     assert_eq!(harness::value(&client, "SELECT amount FROM spend WHERE customer_id = 7").await, "1");
     std::fs::remove_file(&next).unwrap();
