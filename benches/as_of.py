@@ -135,7 +135,7 @@ def serve(binary, folder):
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
     arguments = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--data", store, "--write-mib", "8192"]
-    server = subprocess.Popen(arguments, cwd=folder)
+    server = subprocess.Popen(arguments, cwd=folder, env=os.environ | {"TIDEGATE_LOG": "warn"})
     for _ in range(200):
         try:
             return server, psycopg.connect(f"host=127.0.0.1 port={port} user=bench dbname=tidegate", autocommit=True)
