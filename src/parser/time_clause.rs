@@ -14,6 +14,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::cursor::{Cursor, Source, fold, is_word};
+use super::translate::named_relation;
 use crate::error::{Error, Result, SqlState};
 
 /// The character that sets a clause's number off from the table's name. No name may contain it.
@@ -247,18 +248,7 @@ fn features_at(factor: &TableFactor) -> Result<Option<(TableFactor, TimeClause)>
     let alias = alias
         .clone()
         .or_else(|| Some(ast::TableAlias { explicit: true, name: Ident::new("features_at"), columns: Vec::new(), at: None }));
-    let view = TableFactor::Table {
-        name: ast::ObjectName(parts.collect()),
-        alias,
-        args: None,
-        with_hints: Vec::new(),
-        version: None,
-        with_ordinality: false,
-        partitions: Vec::new(),
-        json_path: None,
-        sample: None,
-        index_hints: Vec::new(),
-    };
+    let view = named_relation(ast::ObjectName(parts.collect()), alias);
     Ok(Some((view, TimeClause { as_of, within, system_time, version, position })))
 }
 

@@ -81,16 +81,11 @@ fn select_all(name: ast::ObjectName) -> ast::Query {
     select_columns(name, &[])
 }
 
-/// `SELECT columns FROM name`, all of them where none are named.
-fn select_columns(name: ast::ObjectName, columns: &[ast::Ident]) -> ast::Query {
-    let projection = if columns.is_empty() {
-        vec![ast::SelectItem::Wildcard(ast::WildcardAdditionalOptions::default())]
-    } else {
-        columns.iter().map(|column| ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(column.clone()))).collect()
-    };
-    let relation = ast::TableFactor::Table {
+/// A relation by its name, as it stands in `FROM`.
+pub(super) fn named_relation(name: ast::ObjectName, alias: Option<ast::TableAlias>) -> ast::TableFactor {
+    ast::TableFactor::Table {
         name,
-        alias: None,
+        alias,
         args: None,
         with_hints: Vec::new(),
         version: None,
@@ -99,7 +94,17 @@ fn select_columns(name: ast::ObjectName, columns: &[ast::Ident]) -> ast::Query {
         json_path: None,
         sample: None,
         index_hints: Vec::new(),
+    }
+}
+
+/// `SELECT columns FROM name`, all of them where none are named.
+fn select_columns(name: ast::ObjectName, columns: &[ast::Ident]) -> ast::Query {
+    let projection = if columns.is_empty() {
+        vec![ast::SelectItem::Wildcard(ast::WildcardAdditionalOptions::default())]
+    } else {
+        columns.iter().map(|column| ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(column.clone()))).collect()
     };
+    let relation = named_relation(name, None);
     let from = vec![ast::TableWithJoins { relation, joins: Vec::new() }];
     let select = ast::Select {
         select_token: ast::helpers::attached_token::AttachedToken::empty(),

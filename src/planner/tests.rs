@@ -315,7 +315,7 @@ async fn parameters_get_their_types() {
         ["4", "5"]
     );
     let list = ScalarValue::List(ScalarValue::new_list_nullable(
-        &[ScalarValue::from("JFK"), ScalarValue::from("XXX"), ScalarValue::Utf8(None)],
+        &[ScalarValue::from("JFK"), ScalarValue::from("ORD"), ScalarValue::Utf8(None)],
         &arrow::datatypes::DataType::Utf8,
     ));
     assert_eq!(run("SELECT temp FROM weather WHERE origin = ANY($1)", &[list]).await, ["3.0"]);

@@ -197,8 +197,8 @@ impl Session {
         let before = self.services.registry.current();
         if !block.changes.is_empty() {
             match self.services.registry.commit_all(&block.changes).await {
-                // Rows for what the block itself drops have nowhere to go.
-                Ok(after) => writes.retain(|rows| has_relation(&after, rows.target())),
+                // Rows for what the block itself drops have nowhere to go. What another gateway dropped is an error below.
+                Ok(_) => writes.retain(|rows| !block.changes.iter().any(|change| drops(change, rows.target()))),
                 Err(error) => {
                     self.undo(block).await;
                     return Err(error);
@@ -297,11 +297,9 @@ impl Session {
     }
 }
 
-fn has_relation(registry: &Registry, target: &Target) -> bool {
-    match target {
-        Target::View(view) => registry.view_by_id(view.id).is_some(),
-        Target::Table(table) => registry.tables.get(&table.name).is_some_and(|found| found.id == table.id),
-    }
+/// Whether a change drops the relation; entities have names of their own.
+fn drops(change: &Change, target: &Target) -> bool {
+    matches!(change, Change::Drop { kind, name, .. } if *kind != ObjectKind::Entity && name == target.name())
 }
 
 /// The error for a statement or block over the limit of what may be written at once.
