@@ -119,6 +119,11 @@ impl DatasetReader {
         Ok(stream.map(move |batch| batch.and_then(|batch| conform(batch, &target))).boxed())
     }
 
+    /// Whether the statement's block keeps rows back.
+    pub fn holds_rows(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// The rows kept back that match the scan's conditions; no row addresses.
     pub fn held_rows(&self, scan: &Scan) -> Result<Vec<RecordBatch>> {
         let target = project_schema(&self.schema, &scan.columns, false)?;

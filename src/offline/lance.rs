@@ -157,6 +157,7 @@ impl OfflineStore for LanceStore {
         }
         match filter(&scan.predicates)? {
             Filter::All => {}
+            Filter::Text(_) if scan.rough => {}
             Filter::Nothing => return Ok(stream::empty().boxed()),
             Filter::Text(text) => drop(scanner.filter(&text).map_err(|source| could_not("read", dataset, source))?),
         }

@@ -61,8 +61,10 @@ pub enum Predicate {
 pub struct Scan {
     /// The columns, by name, in the order they are wanted.
     pub columns: Vec<String>,
-    /// The conditions; every row given meets all of them.
+    /// The conditions; every row given meets all of them, unless it is a rough scan.
     pub predicates: Vec<Predicate>,
+    /// Whether rows that do not meet the conditions may be given too: then they only say what need not be read.
+    pub rough: bool,
     /// Only the rows that commits after this version added. Not together with `row_address`: after a rewrite they may come from
     /// files that the version read no longer names.
     pub added_after: Option<DatasetVersion>,
