@@ -107,7 +107,7 @@ impl Search {
             let max = Some(EventTime::from_micros(latest));
             predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max });
         }
-        let mut scan = Scan { columns: deciding_columns(&self.view), predicates, added_after: None, row_address: true };
+        let mut scan = Scan { columns: deciding_columns(&self.view), predicates, row_address: true, ..Scan::default() };
         let slots = Arc::new(slots);
         let (candidates, history_rows) = self.match_history(&slots, &mut scan).await?;
         let chosen = candidates.choose(self.reach.window, &slots);

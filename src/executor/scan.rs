@@ -33,7 +33,7 @@ impl DatasetScanExec {
     pub fn new(relation: String, reader: DatasetReader, columns: Vec<String>, predicates: Vec<Predicate>) -> Result<Self> {
         let schema = project_schema(reader.schema(), &columns, false)?;
         let properties = one_stream(&schema, EmissionType::Incremental);
-        let mut scan = Scan { columns, predicates, added_after: None, row_address: false };
+        let mut scan = Scan { columns, predicates, ..Scan::default() };
         if scan.columns.is_empty() {
             // Somebody counts rows: a column has to be read for that, and is dropped again.
             scan.columns.extend(reader.schema().fields().first().map(|field| field.name().clone()));

@@ -242,7 +242,7 @@ impl<'a> Newest<'a> {
                 columns.push(name.to_owned());
             }
         }
-        Scan { columns, predicates, added_after: None, row_address: false }
+        Scan { columns, predicates, ..Scan::default() }
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {

@@ -11,6 +11,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::registry::ObjectId;
@@ -67,6 +68,42 @@ pub struct Scan {
     pub added_after: Option<DatasetVersion>,
     /// Add the column [`ROW_ADDRESS`], which [`OfflineStore::take`] understands for the same version.
     pub row_address: bool,
+    /// Who is told what the scan reads and what it leaves out.
+    pub watch: Option<Arc<ScanWatch>>,
+}
+
+/// How much of a version a scan reads. Rows are counted as they lie in the files, before predicates are judged row by row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// The fragments there are.
+    pub fragments: usize,
+    /// Those in which no row can match, which are not read.
+    pub fragments_pruned: usize,
+    /// The rows read.
+    pub rows_read: usize,
+    /// The rows not read, because none of their neighbours can match.
+    pub rows_skipped: usize,
+}
+
+/// Adds up what scans read and leave out.
+#[derive(Debug, Default)]
+pub struct ScanWatch(Mutex<Coverage>);
+
+impl ScanWatch {
+    /// Counts a scan, when it starts.
+    pub fn add(&self, coverage: Coverage) {
+        let Coverage { fragments, fragments_pruned, rows_read, rows_skipped } = coverage;
+        let mut sum = self.0.lock();
+        sum.fragments += fragments;
+        sum.fragments_pruned += fragments_pruned;
+        sum.rows_read += rows_read;
+        sum.rows_skipped += rows_skipped;
+    }
+
+    /// The sum so far.
+    pub fn total(&self) -> Coverage {
+        *self.0.lock()
+    }
 }
 
 /// The name of the column in which a scan gives row addresses (UInt64), last of its columns.
