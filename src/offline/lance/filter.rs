@@ -18,19 +18,19 @@ use crate::error::Result;
 use crate::offline::{Dataset, Predicate};
 use crate::time::EventTime;
 
-/// What a scan's predicates ask for.
-#[derive(Debug, Default)]
-pub(super) struct Conditions {
-    /// The expression that is true for the rows that match; `None` where every row does.
-    pub(super) filter: Option<Expr>,
-    /// What zones can be judged by, with the number of Lance's field.
-    pub(super) wanted: Vec<(i32, Wanted)>,
+/// What one of a scan's predicates asks for.
+#[derive(Debug)]
+pub(super) struct Condition {
+    /// True for the rows that match.
+    pub(super) filter: Expr,
+    /// What zones are judged by, with the number of Lance's field; `None` where they cannot be.
+    pub(super) zoned: Option<(i32, Wanted)>,
 }
 
-/// The conditions on rows of this version; `None` where no row can match.
-pub(super) fn conditions(dataset: Dataset, handle: &Handle, predicates: &[Predicate]) -> Result<Option<Conditions>> {
+/// The conditions on rows of this version, none where every row matches; `None` where no row can match.
+pub(super) fn conditions(dataset: Dataset, handle: &Handle, predicates: &[Predicate]) -> Result<Option<Vec<Condition>>> {
     let schema = Schema::from(handle.schema());
-    let mut conditions = Conditions::default();
+    let mut conditions = Vec::new();
     for predicate in predicates {
         let (Predicate::In { column, .. } | Predicate::EventTime { column, .. }) = predicate;
         let stored = stored_name(column);
@@ -43,15 +43,8 @@ pub(super) fn conditions(dataset: Dataset, handle: &Handle, predicates: &[Predic
             Asked::Nothing => return Ok(None),
             Asked::All => {}
             Asked::Some(filter, wanted) => {
-                conditions.filter = Some(match conditions.filter.take() {
-                    Some(earlier) => earlier.and(filter),
-                    None => filter,
-                });
-                if let Some(wanted) = wanted
-                    && let Some(field) = handle.schema().field(&stored)
-                {
-                    conditions.wanted.push((field.id, wanted));
-                }
+                let field = handle.schema().field(&stored).map(|field| field.id);
+                conditions.push(Condition { filter, zoned: field.zip(wanted) });
             }
         }
     }

@@ -12,7 +12,7 @@ use lance::dataset::scanner::FragmentSlice;
 use lance::deps::datafusion::prelude::Expr;
 use lance::table::format::Fragment;
 
-use super::filter::{Conditions, conditions};
+use super::filter::{Condition, conditions};
 use super::handles::Handle;
 use super::{IO_BUFFER_BYTES, LanceStore, batch_rows, could_not, given_schema, path, stored};
 use crate::error::{Error, Result};
@@ -34,8 +34,16 @@ struct Part {
     /// Rows of the fragments, and how many of them are in no run.
     rows: usize,
     unmatched_rows: usize,
-    /// What the retraction mark of every row is, where that is known: the column is then not read.
+    known: Known,
+}
+
+/// What is known of all rows of a fragment before they are read.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Known {
+    /// The retraction mark of every row: the column is then not read.
     retracted: Option<bool>,
+    /// The conditions, by their place, that every row meets: they are then not judged.
+    met: Vec<usize>,
 }
 
 /// What a scan of a version reads, and what it leaves out.
@@ -64,7 +72,9 @@ impl LanceStore {
         }
         let mut streams = Vec::with_capacity(selection.parts.len());
         for part in selection.parts {
-            streams.push(read_part(dataset, &handle, &schema, part, conditions.filter.as_ref()).await?);
+            let unmet = conditions.iter().enumerate().filter(|(place, _)| !part.known.met.contains(place));
+            let filter = unmet.map(|(_, condition)| condition.filter.clone()).reduce(Expr::and);
+            streams.push(read_part(dataset, &handle, &schema, part, filter).await?);
         }
         Ok(match streams.len() {
             1 => streams.remove(0),
@@ -98,10 +108,11 @@ impl LanceStore {
     }
 
     /// What to read of a version: fragments, and runs of their rows, in which a row can match.
-    async fn select(&self, dataset: Dataset, handle: &Handle, conditions: &Conditions, scan: &Scan) -> Selection {
+    async fn select(&self, dataset: Dataset, handle: &Handle, conditions: &[Condition], scan: &Scan) -> Selection {
         let fragments = handle.fragments().to_vec();
         let rows: Option<usize> = fragments.iter().map(|fragment| fragment.physical_rows).sum();
-        let mut fields: Vec<i32> = conditions.wanted.iter().map(|(field, _)| *field).collect();
+        let zoned = || conditions.iter().filter_map(|condition| condition.zoned.as_ref());
+        let mut fields: Vec<i32> = zoned().map(|(field, _)| *field).collect();
         if fields.is_empty() || rows.is_none_or(|rows| rows < PRUNED_ROWS_MIN) {
             return Selection::whole(fragments);
         }
@@ -112,12 +123,15 @@ impl LanceStore {
         let mut selection = Selection::default();
         for (fragment, map) in fragments.into_iter().zip(maps) {
             let rows = fragment.physical_rows.unwrap_or(0);
-            let runs = match &map {
-                Some(map) => map.matching(rows, &conditions.wanted),
-                None => std::iter::once(0..rows).collect(),
+            let Some(map) = map else {
+                selection.add(fragment, rows, std::iter::once(0..rows).collect(), Known::default());
+                continue;
             };
-            let only = map.zip(retracted).and_then(|(map, field)| map.only_boolean(field, rows, &runs));
-            selection.add(fragment, rows, runs, only);
+            let runs = map.matching(rows, zoned());
+            let is_met = |condition: &Condition| condition.zoned.as_ref().is_some_and(|zoned| map.all_match(rows, zoned));
+            let met = (0..conditions.len()).filter(|place| is_met(&conditions[*place])).collect();
+            let retracted = retracted.and_then(|field| map.only_boolean(field, rows, &runs));
+            selection.add(fragment, rows, runs, Known { retracted, met });
         }
         selection
     }
@@ -129,21 +143,21 @@ impl Selection {
         let mut selection = Selection::default();
         for fragment in fragments {
             let rows = fragment.physical_rows.unwrap_or(0);
-            selection.add(fragment, rows, std::iter::once(0..rows).collect(), None);
+            selection.add(fragment, rows, std::iter::once(0..rows).collect(), Known::default());
         }
         selection
     }
 
-    fn add(&mut self, fragment: Fragment, rows: usize, runs: Vec<Range<usize>>, retracted: Option<bool>) {
+    fn add(&mut self, fragment: Fragment, rows: usize, runs: Vec<Range<usize>>, known: Known) {
         self.fragments += 1;
         self.rows += rows;
         if runs.is_empty() {
             return;
         }
-        let part = match self.parts.iter().position(|part| part.retracted == retracted) {
+        let part = match self.parts.iter().position(|part| part.known == known) {
             Some(part) => &mut self.parts[part],
             None => {
-                self.parts.push(Part { retracted, ..Part::default() });
+                self.parts.push(Part { known, ..Part::default() });
                 let last = self.parts.len() - 1;
                 &mut self.parts[last]
             }
@@ -194,11 +208,11 @@ async fn read_part(
     handle: &Handle,
     schema: &SchemaRef,
     part: Part,
-    filter: Option<&Expr>,
+    filter: Option<Expr>,
 ) -> Result<BatchStream> {
     let failed = move |source: lance::Error| could_not("read", dataset, source);
     let mut scanner = handle.scan();
-    let is_stored = |name: &str| name != ROW_ADDRESS && !(name == RETRACTED && part.retracted.is_some());
+    let is_stored = |name: &str| name != ROW_ADDRESS && !(name == RETRACTED && part.known.retracted.is_some());
     let columns: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| is_stored(name)).collect();
     let columns: Vec<_> = columns.into_iter().map(stored::stored_name).collect();
     scanner.project(&columns).map_err(failed)?;
@@ -206,7 +220,7 @@ async fn read_part(
         scanner.with_row_address();
     }
     if let Some(filter) = filter {
-        scanner.filter_expr(filter.clone());
+        scanner.filter_expr(filter);
     }
     if part.reads_runs() {
         scanner.with_fragment_slices(&part.slices()).boxed().await.map_err(failed)?;
@@ -215,7 +229,7 @@ async fn read_part(
     }
     scanner.batch_size(batch_rows(schema)).io_buffer_size(IO_BUFFER_BYTES).scan_in_order(false);
     let batches = scanner.try_into_stream().boxed().await.map_err(failed)?;
-    let (schema, retracted) = (Arc::clone(schema), part.retracted);
+    let (schema, retracted) = (Arc::clone(schema), part.known.retracted);
     let given = batches.map(move |batch| {
         let batch = batch.map_err(failed)?;
         given_batch(&batch, &schema, retracted).map_err(|source| could_not("read", dataset, source))

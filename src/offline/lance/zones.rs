@@ -216,20 +216,29 @@ impl Zones {
 
     /// Whether the fragment, and each zone of it, can have a row whose value is wanted.
     fn judge(&self, wanted: &Wanted) -> Verdict {
+        if self.all_wanted(wanted) {
+            return Verdict::Unclear;
+        }
         match (self, wanted) {
             (Zones::Numbers(column), wanted @ (Wanted::Numbers(_) | Wanted::Between(..))) => {
-                if let (Some((least, greatest)), Wanted::Between(min, max)) = (column.whole.bounds, wanted)
-                    && *min <= least
-                    && greatest <= *max
-                {
-                    return Verdict::Unclear;
-                }
                 column.judge(|(least, greatest)| wanted.number_between(*least, *greatest))
             }
             (Zones::Bytes(column), Wanted::Bytes(values)) => {
                 column.judge(|(least, greatest)| any_between(values, least, greatest))
             }
             _ => Verdict::Unclear,
+        }
+    }
+
+    /// Whether every value is known to be wanted.
+    fn all_wanted(&self, wanted: &Wanted) -> bool {
+        match (self, wanted) {
+            (Zones::Numbers(Column { whole: Zone { bounds: Some((least, greatest)), nulls: false }, .. }), wanted) => match wanted {
+                Wanted::Between(min, max) => min <= least && greatest <= max,
+                Wanted::Numbers(values) => least == greatest && values.binary_search(least).is_ok(),
+                Wanted::Bytes(_) => false,
+            },
+            _ => false,
         }
     }
 
@@ -295,12 +304,10 @@ impl ZoneMap {
     }
 
     /// The runs of rows, of `rows` in all, in which a row can meet every one of the conditions on these fields.
-    pub(super) fn matching(&self, rows: usize, wanted: &[(i32, Wanted)]) -> Vec<Range<usize>> {
-        let zones = rows.div_ceil(ZONE_ROWS);
+    pub(super) fn matching<'a>(&self, rows: usize, wanted: impl IntoIterator<Item = &'a (i32, Wanted)>) -> Vec<Range<usize>> {
         let mut kept: Option<Vec<bool>> = None;
         for (field, wanted) in wanted {
-            // Zones that do not fit the fragment say nothing of it.
-            let Some(known) = self.columns.get(field).filter(|known| known.len() == zones) else { continue };
+            let Some(known) = self.known(*field, rows) else { continue };
             match known.judge(wanted) {
                 Verdict::No => return Vec::new(),
                 Verdict::Unclear => {}
@@ -322,10 +329,20 @@ impl ZoneMap {
         runs
     }
 
+    /// Whether every one of the rows is known to meet a condition.
+    pub(super) fn all_match(&self, rows: usize, (field, wanted): &(i32, Wanted)) -> bool {
+        self.known(*field, rows).is_some_and(|known| known.all_wanted(wanted))
+    }
+
     /// The boolean that every one of these rows has in a field, if there is one and it is known.
     pub(super) fn only_boolean(&self, field: i32, rows: usize, kept: &[Range<usize>]) -> Option<bool> {
-        let known = self.columns.get(&field).filter(|known| known.len() == rows.div_ceil(ZONE_ROWS))?;
-        known.only_boolean(kept)
+        self.known(field, rows)?.only_boolean(kept)
+    }
+
+    /// A field's zones. Those that do not fit the fragment say nothing of it.
+    fn known(&self, field: i32, rows: usize) -> Option<&Zones> {
+        let zones = self.columns.get(&field)?;
+        (zones.len() == rows.div_ceil(ZONE_ROWS)).then_some(zones)
     }
 }
 
@@ -368,13 +385,16 @@ mod tests {
         let map = ZoneMap { columns: [(3, Arc::new(zones))].into() };
         let one_of = |values: Vec<i64>| (3, Wanted::one_of(&(Arc::new(Int64Array::from(values)) as ArrayRef)).unwrap().unwrap());
         let zone = i64::try_from(ZONE_ROWS).unwrap();
-        assert_eq!(map.matching(rows, &[one_of(vec![zone, 1, -5])]), [0..2 * ZONE_ROWS]);
-        assert_eq!(map.matching(rows, &[one_of(vec![4 * zone])]), [4 * ZONE_ROWS..rows]);
-        assert!(map.matching(rows, &[one_of(vec![-1, 1_000_000])]).is_empty());
-        assert!(map.matching(rows, &[one_of(vec![1]), (3, Wanted::Between(zone, i64::MAX))]).is_empty());
-        assert_eq!(map.matching(rows, &[(3, Wanted::Between(i64::MIN, i64::MAX))]), [0..rows]);
-        assert_eq!(map.matching(rows, &[(4, Wanted::Between(0, 0))]), [0..rows], "an unknown column keeps all");
-        assert_eq!(map.matching(rows + ZONE_ROWS, &[one_of(vec![-1])]), [0..rows + ZONE_ROWS], "a map of other rows keeps all");
+        let runs = |rows, wanted: &[_]| -> Vec<(usize, usize)> {
+            map.matching(rows, wanted).into_iter().map(|run| (run.start, run.end)).collect()
+        };
+        assert_eq!(runs(rows, &[one_of(vec![zone, 1, -5])]), [(0, 2 * ZONE_ROWS)]);
+        assert_eq!(runs(rows, &[one_of(vec![4 * zone])]), [(4 * ZONE_ROWS, rows)]);
+        assert!(runs(rows, &[one_of(vec![-1, 1_000_000])]).is_empty());
+        assert!(runs(rows, &[one_of(vec![1]), (3, Wanted::Between(zone, i64::MAX))]).is_empty());
+        assert_eq!(runs(rows, &[(3, Wanted::Between(i64::MIN, i64::MAX))]), [(0, rows)]);
+        assert_eq!(runs(rows, &[(4, Wanted::Between(0, 0))]), [(0, rows)], "an unknown column keeps all");
+        assert_eq!(runs(rows + ZONE_ROWS, &[one_of(vec![-1])]), [(0, rows + ZONE_ROWS)], "a map of other rows keeps all");
     }
 
     #[test]
