@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, UInt64Type};
 use datafusion::execution::memory_pool::MemoryReservation;
 
@@ -27,6 +27,9 @@ const TAKE_ROWS_MAX: usize = 10_000;
 
 /// Fetching by address pays only where winners are a small part of what was read.
 const ROWS_PER_TAKEN_ROW: usize = 20;
+
+/// Only the history of the left rows' entities is read where they are no more than this.
+const FEW_ENTITIES_MAX: usize = 10_000;
 
 /// Marks the address of a row that the block keeps back: its place among those rows. Stored rows never have this bit.
 const HELD: u64 = 1 << 63;
@@ -107,6 +110,7 @@ impl Search {
             let max = Some(EventTime::from_micros(latest));
             predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max });
         }
+        predicates.extend(self.few_keys(questions, &slots)?);
         let mut scan = Scan { columns: deciding_columns(&self.view), predicates, row_address: true, ..Scan::default() };
         let slots = Arc::new(slots);
         let (candidates, history_rows) = self.match_history(&slots, &mut scan).await?;
@@ -170,6 +174,19 @@ impl Search {
         }
         self.reader.metrics().history_rows.add(history_rows as u64);
         Ok((candidates, history_rows))
+    }
+
+    /// The left rows' entities, where they are few: the history of others is then left out, as far as it lies apart. One
+    /// column of the key is enough for that.
+    fn few_keys(&self, questions: &Questions<'_>, slots: &Slots) -> Result<Option<Predicate>> {
+        let (Some(key), Some(values)) = (self.view.keys.first(), questions.keys.first()) else { return Ok(None) };
+        let of_each = slots.ranges().filter(|(start, end)| start < end).map(|(start, _)| slots.row(start) as u64);
+        let rows: UInt64Array = of_each.take(FEW_ENTITIES_MAX + 1).collect::<Vec<_>>().into();
+        if rows.len() > FEW_ENTITIES_MAX {
+            return Ok(None);
+        }
+        let values = take(values, &rows, None).map_err(kernel)?;
+        Ok(Some(Predicate::In { column: key.name.clone(), values }))
     }
 
     /// Between which event times an answer can lie, for slots between these.

@@ -16,6 +16,7 @@ use super::as_of_match::{Matches, NO_PLACE, Place, Questions, SCRATCH_PER_LEFT_R
 use super::as_of_relation::Relation;
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
 use super::batches::{as_type, batch_of};
+use super::scan_metrics::ScanMetrics;
 use super::{BATCH_ROWS, internal, kernel};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
@@ -27,6 +28,8 @@ pub(super) struct RunMetrics {
     pub(super) history_rows: Count,
     pub(super) matched_rows: Count,
     pub(super) output_rows: Count,
+    /// What the scans of histories read and left out.
+    pub(super) scans: Arc<ScanMetrics>,
     /// Parts in which the left side was answered; each reads the right sides once.
     pub(super) parts: Count,
     /// The most bytes reserved at one time.
@@ -239,7 +242,8 @@ impl Run {
         let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
         let names = view.schema();
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        let (view, reader) = (Arc::clone(view), reader.clone());
+        let scans: Arc<ScanMetrics> = Arc::clone(&self.metrics.scans);
+        let (view, reader) = (Arc::clone(view), reader.watched_by(scans));
         let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
         let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref() };
         let matches = search.find(&questions).await?;

@@ -33,6 +33,16 @@ const KEY_TYPES: [SqlType; 9] = [
     SqlType::TimestampTz,
 ];
 
+/// What the last scan covered.
+#[derive(Debug, Default)]
+struct Watched(parking_lot::Mutex<Coverage>);
+
+impl ScanWatch for Watched {
+    fn scans(&self, coverage: Coverage) {
+        *self.0.lock() = coverage;
+    }
+}
+
 fn next(seed: &mut u64) -> u64 {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -217,12 +227,13 @@ fn spoil(folder: &std::path::Path, sidecars: Sidecars) {
 }
 
 async fn read(store: &LanceStore, version: DatasetVersion, predicates: Vec<Predicate>) -> (Option<RecordBatch>, Coverage) {
-    let watch = Arc::new(ScanWatch::default());
+    let watch = Arc::new(Watched::default());
     let columns = ["k", "t", "n", CREATED_TIME, RETRACTED].map(str::to_owned).to_vec();
     let scan = Scan { columns, predicates, row_address: true, watch: Some(watch.clone()), ..Scan::default() };
     let batches: Vec<RecordBatch> = store.scan(HISTORY, version, scan).await.unwrap().try_collect().await.unwrap();
     let rows = batches.first().map(|first| concat_batches(&first.schema(), &batches).unwrap());
-    (rows, watch.total())
+    let coverage = *watch.0.lock();
+    (rows, coverage)
 }
 
 /// The rows as text, in the order of their addresses.
@@ -294,12 +305,13 @@ async fn log() -> (tempfile::TempDir, LanceStore) {
 }
 
 async fn coverage(store: &LanceStore, predicate: Predicate) -> (usize, Coverage) {
-    let watch = Arc::new(ScanWatch::default());
+    let watch = Arc::new(Watched::default());
     let columns = vec!["t".to_owned(), RETRACTED.to_owned()];
     let scan = Scan { columns, predicates: vec![predicate], watch: Some(watch.clone()), ..Scan::default() };
     let version = store.latest(HISTORY).await.unwrap().version;
     let batches: Vec<RecordBatch> = store.scan(HISTORY, version, scan).await.unwrap().try_collect().await.unwrap();
-    (batches.iter().map(RecordBatch::num_rows).sum(), watch.total())
+    let coverage = *watch.0.lock();
+    (batches.iter().map(RecordBatch::num_rows).sum(), coverage)
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ impl LanceStore {
             None => self.select(dataset, &handle, &conditions, &scan).await,
         };
         if let Some(watch) = &scan.watch {
-            watch.add(selection.coverage());
+            watch.scans(selection.coverage());
         }
         let mut streams = Vec::with_capacity(selection.parts.len());
         for part in selection.parts {

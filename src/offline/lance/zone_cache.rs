@@ -69,14 +69,12 @@ impl Kept {
     }
 }
 
-/// The one file in which all columns of a fragment are, if its zones can be known.
+/// The file by which the zones of a fragment are known, if they can be: its last, because what a fragment holds changes only
+/// by one more.
 fn mapped_file(fragment: &Fragment) -> Option<&str> {
-    match fragment.files.as_slice() {
-        [file] if fragment.overlays.is_empty() && fragment.physical_rows.is_some_and(|rows| rows >= MAPPED_ROWS_MIN) => {
-            Some(&file.path)
-        }
-        _ => None,
-    }
+    let file = fragment.files.last()?;
+    let is_large = fragment.physical_rows.is_some_and(|rows| rows >= MAPPED_ROWS_MIN);
+    (is_large && fragment.overlays.is_empty()).then_some(&file.path)
 }
 
 impl ZoneCache {

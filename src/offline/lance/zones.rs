@@ -233,11 +233,13 @@ impl Zones {
     /// Whether every value is known to be wanted.
     fn all_wanted(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
-            (Zones::Numbers(Column { whole: Zone { bounds: Some((least, greatest)), nulls: false }, .. }), wanted) => match wanted {
-                Wanted::Between(min, max) => min <= least && greatest <= max,
-                Wanted::Numbers(values) => least == greatest && values.binary_search(least).is_ok(),
-                Wanted::Bytes(_) => false,
-            },
+            (Zones::Numbers(Column { whole: Zone { bounds: Some((least, greatest)), nulls: false }, .. }), wanted) => {
+                match wanted {
+                    Wanted::Between(min, max) => min <= least && greatest <= max,
+                    Wanted::Numbers(values) => least == greatest && values.binary_search(least).is_ok(),
+                    Wanted::Bytes(_) => false,
+                }
+            }
             _ => false,
         }
     }
