@@ -1,5 +1,6 @@
 //! The command line of Tidegate.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
+    tune_libraries();
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,tidegate=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(command_line.command) {
@@ -51,6 +53,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Settings that libraries read from the environment when the process starts, and nowhere else. Starts this program again
+/// with them, in the same process, unless they are there; where that fails it goes on without them, slower.
+fn tune_libraries() {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).to_string();
+    let settings = [
+        // Lance leaves two cores to input and output, so of two it would use one.
+        ("LANCE_CPU_THREADS", cores.as_str()),
+        // Milliseconds for which the allocator keeps memory that is free: the next query finds it there. Getting a page from the
+        // system costs more than filling it.
+        ("MIMALLOC_PURGE_DELAY", "10000"),
+    ];
+    let missing: Vec<_> = settings.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let (Some(name), Ok(program)) = (arguments.next(), std::env::current_exe()) else { return };
+    let error = std::process::Command::new(program).arg0(name).args(arguments).envs(missing).exec();
+    tracing::debug!(%error, "could not start again with tuned libraries");
 }
 
 fn run(command: Command) -> Result<()> {

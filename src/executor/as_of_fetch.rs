@@ -14,7 +14,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::batches::{as_type, project_schema};
 use super::source::{DatasetReader, column};
-use super::workers::{SharedBatches, on_all_workers};
+use super::workers::{SharedBatches, on_all_workers, workers};
 use super::{internal, kernel};
 use crate::error::{Error, Result};
 use crate::offline::{Predicate, RETRACTED, ROW_ADDRESS, Scan};
@@ -146,7 +146,7 @@ impl Fetch<'_> {
         let mut picked = Picked::default();
         let columns: Vec<String> = self.columns.iter().cloned().chain([RETRACTED.to_owned()]).collect();
         let predicates = self.predicates.to_vec();
-        let scan = Scan { columns, predicates, rough: true, row_address: true, added_after: None };
+        let scan = Scan { columns, predicates, rough: true, row_address: true, ..Scan::default() };
         if stored <= TAKE_ROWS_MAX && stored.saturating_mul(ROWS_PER_TAKEN_ROW) < self.history_rows {
             let mut addresses: Vec<u64> = target.answered[..stored].iter().map(|(address, _)| *address).collect();
             addresses.dedup();
@@ -168,12 +168,12 @@ impl Fetch<'_> {
     }
 
     async fn pick_from_scan(&self, target: &Arc<Target>, scan: Scan) -> Result<Picked> {
-        let history = SharedBatches::new(self.reader.scan_stored(scan).await?);
-        let picked = on_all_workers(|| {
+        let history = SharedBatches::new(self.reader.scan_shares(scan, workers()).await?);
+        let picked = on_all_workers(|worker| {
             let (history, target, memory) = (history.clone(), Arc::clone(target), self.memory.new_empty());
             async move {
                 let mut picked = Picked::default();
-                while let Some(batch) = history.next().await {
+                while let Some(batch) = history.next(worker).await {
                     let batch = batch?;
                     let addresses = column(&batch, ROW_ADDRESS)?;
                     target.pick(&batch, addresses.as_primitive::<UInt64Type>().values(), &mut picked)?;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType, UInt64Type};
 use datafusion::execution::memory_pool::MemoryReservation;
 
@@ -17,7 +18,7 @@ use super::latest::Latest;
 use super::snapshot::Versions;
 use super::source::{DatasetReader, column};
 use super::spine::{Asked, Slots};
-use super::workers::{SharedBatches, on_all_workers};
+use super::workers::{SharedBatches, on_all_workers, workers};
 use super::{internal, kernel};
 use crate::error::{Error, Result};
 use crate::offline::{CREATED_TIME, Predicate, ROW_ADDRESS, SEQUENCE, Scan};
@@ -26,6 +27,9 @@ use crate::time::EventTime;
 
 /// So many rows of equal entity and event time have their versions read by address; where there are more, all versions are read.
 const RIVALS_MAX: usize = 10_000;
+
+/// Only the history of the left rows' entities is read where they are no more than this.
+const FEW_ENTITIES_MAX: usize = 10_000;
 
 /// What the left rows ask a view, one value a row.
 pub(crate) struct Questions<'a> {
@@ -86,6 +90,7 @@ impl Search {
             let max = Some(EventTime::from_micros(latest));
             predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max });
         }
+        predicates.extend(self.few_keys(questions, &slots)?);
         let slots = Arc::new(slots);
         let by_time =
             if latest.is_none() && !self.reader.holds_rows() { self.match_by_time(&slots, &predicates).await? } else { None };
@@ -114,7 +119,7 @@ impl Search {
     async fn match_by_time(&self, slots: &Arc<Slots>, predicates: &[Predicate]) -> Result<Option<(Vec<u64>, usize)>> {
         let keys = self.view.keys.iter().map(|key| key.name.clone());
         let columns = keys.chain([self.view.event_time.clone()]).collect();
-        let scan = Scan { columns, predicates: predicates.to_vec(), rough: true, row_address: true, added_after: None };
+        let scan = Scan { columns, predicates: predicates.to_vec(), rough: true, row_address: true, ..Scan::default() };
         let parts = self.offer_all(slots, scan, Latest::new, Latest::bytes, offer_times).await?;
         let (mut latest, mut history_rows) = (None::<Latest>, 0);
         for (part, rows) in parts {
@@ -174,15 +179,15 @@ impl Search {
         offer: fn(&FeatureView, Reach, &mut C, &Slots, &RecordBatch) -> Result<()>,
     ) -> Result<Vec<(C, usize)>> {
         self.scratch.try_resize(slots.bytes()).map_err(internal)?;
-        let history = SharedBatches::new(self.reader.scan_stored(scan).await?);
-        let parts = on_all_workers(|| {
+        let history = SharedBatches::new(self.reader.scan_shares(scan, workers()).await?);
+        let parts = on_all_workers(|worker| {
             let (history, slots, view) = (history.clone(), Arc::clone(slots), Arc::clone(&self.view));
             let (reach, memory) = (self.reach, self.scratch.new_empty());
             async move {
                 let mut candidates = new(slots.len());
                 let mut rows = 0;
                 memory.try_resize(bytes(&candidates)).map_err(internal)?;
-                while let Some(batch) = history.next().await {
+                while let Some(batch) = history.next(worker).await {
                     let batch = batch?;
                     rows += batch.num_rows();
                     offer(&view, reach, &mut candidates, &slots, &batch)?;
@@ -194,6 +199,19 @@ impl Search {
         let parts = parts.await?;
         self.reader.metrics().history_rows.add(parts.iter().map(|(_, rows)| *rows as u64).sum());
         Ok(parts)
+    }
+
+    /// The left rows' entities, where they are few: the history of others is then left out, as far as it lies apart. One
+    /// column of the key is enough for that.
+    fn few_keys(&self, questions: &Questions<'_>, slots: &Slots) -> Result<Option<Predicate>> {
+        let (Some(key), Some(values)) = (self.view.keys.first(), questions.keys.first()) else { return Ok(None) };
+        let of_each = slots.ranges().filter(|(start, end)| start < end).map(|(start, _)| slots.row(start));
+        let rows: UInt32Array = of_each.take(FEW_ENTITIES_MAX + 1).collect::<Vec<_>>().into();
+        if rows.len() > FEW_ENTITIES_MAX {
+            return Ok(None);
+        }
+        let values = take(values, &rows, None).map_err(kernel)?;
+        Ok(Some(Predicate::In { column: key.name.clone(), values }))
     }
 
     /// Between which event times an answer can lie, for slots between these.

@@ -17,9 +17,13 @@ use super::as_of_match::{Questions, SCRATCH_PER_LEFT_ROW, Search};
 use super::as_of_relation::Relation;
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
 use super::batches::{as_type, batch_of};
-use super::{BATCH_ROWS, internal, kernel};
+use super::scan_metrics::ScanMetrics;
+use super::{internal, kernel};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
+
+/// The most rows given at a time: mostly slices of columns that are there, which cost the same whatever their length.
+const PIECE_ROWS: usize = 32_768;
 
 /// What `EXPLAIN ANALYZE` shows of a join.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct RunMetrics {
     pub(super) history_rows: Count,
     pub(super) matched_rows: Count,
     pub(super) output_rows: Count,
+    /// What the scans of histories read and left out.
+    pub(super) scans: Arc<ScanMetrics>,
     /// Parts in which the left side was answered; each reads the right sides once.
     pub(super) parts: Count,
     /// The most bytes reserved at one time.
@@ -99,7 +105,7 @@ impl Run {
             if let Some(part) = &mut self.part {
                 if let Some((number, start, row)) = part.pieces.pop_front() {
                     let batch = &part.spine[number];
-                    let piece = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
+                    let piece = batch.slice(start, PIECE_ROWS.min(batch.num_rows() - start));
                     let joined = joined(&self.sides, &self.schema, &piece, &part.answers, row)?;
                     self.metrics.output_rows.add(joined.num_rows());
                     return Ok(Some(joined));
@@ -242,7 +248,8 @@ impl Run {
         let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
         let names = view.schema();
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        let (view, reader) = (Arc::clone(view), reader.clone());
+        let scans: Arc<ScanMetrics> = Arc::clone(&self.metrics.scans);
+        let (view, reader) = (Arc::clone(view), reader.watched_by(scans));
         let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
         let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref() };
         let found = search.find(&questions).await?;
@@ -275,7 +282,7 @@ fn pieces(spine: &[RecordBatch]) -> VecDeque<(usize, usize, usize)> {
     let mut pieces = VecDeque::new();
     let mut first = 0;
     for (number, batch) in spine.iter().enumerate() {
-        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+        for start in (0..batch.num_rows()).step_by(PIECE_ROWS) {
             pieces.push_back((number, start, first + start));
         }
         first += batch.num_rows();

@@ -18,6 +18,7 @@ mod lookup;
 mod order;
 mod runtime;
 mod scan;
+mod scan_metrics;
 mod snapshot;
 mod source;
 mod spine;

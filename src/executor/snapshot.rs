@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use super::batches::batch_of;
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
 use super::lookup::{KeySet, projected};
+use super::scan_metrics::ScanMetrics;
 use super::source::{DatasetReader, column};
 use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
@@ -129,6 +130,7 @@ impl ExecutionPlan for SnapshotExec {
             memory: MemoryConsumer::new("SnapshotExec").register(context.memory_pool()),
             history_rows: MetricBuilder::new(&self.metrics).counter("history_rows", partition),
             entities: MetricBuilder::new(&self.metrics).counter("entities", partition),
+            scans: ScanMetrics::new(&self.metrics, partition),
         };
         let stream = snapshot_stream(Arc::clone(&self.spec), Some(watch));
         Ok(cooperative_stream(Arc::clone(&self.schema), stream))
@@ -144,6 +146,7 @@ pub(crate) struct Watch {
     memory: MemoryReservation,
     history_rows: Count,
     entities: Count,
+    scans: Arc<ScanMetrics>,
 }
 
 /// The rows of a snapshot, in batches.
@@ -170,7 +173,14 @@ async fn snapshot(spec: &SnapshotSpec, watch: Option<&Watch>) -> Result<RecordBa
     let empty = || RecordBatch::new_empty(Arc::clone(&schema));
     let Some(at) = spec.at else { return Ok(empty()) };
     let mut newest = Newest::new(spec, Arc::clone(&schema))?;
-    let mut history = spec.reader.scan(newest.scan(spec.predicates(at))).await?;
+    let scan = newest.scan(spec.predicates(at));
+    let mut history = match watch {
+        Some(watch) => {
+            let scans: Arc<ScanMetrics> = Arc::clone(&watch.scans);
+            spec.reader.watched_by(scans).scan(scan).await?
+        }
+        None => spec.reader.scan(scan).await?,
+    };
     while let Some(batch) = history.next().await {
         let batch = batch?;
         spec.reader.metrics().history_rows.add(batch.num_rows() as u64);
