@@ -74,14 +74,16 @@ impl Latest {
 
     /// Offers rows of one entity whose times ascend.
     fn offer_run(&mut self, slots: &Slots, entity: u32, times: &[i64], addresses: &[u64]) {
+        // An entity may have many slots before these rows.
+        let Some(first) = times.first().and_then(|time| slots.first_reached(entity, *time)) else { return };
         let mut reached = 0;
-        for slot in slots.of(entity) {
+        for slot in first..slots.of(entity).end {
             let reach = reached + slots.reaching(slot, &times[reached..]);
             if reach > reached {
                 let time = times[reach - 1];
                 // The last of them, and those that it cannot be told from.
-                let first = reached + times[reached..reach].partition_point(|earlier| *earlier < time);
-                for row in first..reach {
+                let tied = reached + times[reached..reach].partition_point(|earlier| *earlier < time);
+                for row in tied..reach {
                     self.put(slot, Found { time, address: addresses[row] });
                 }
                 reached = reach;

@@ -32,7 +32,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::time::{CommitTime, DatasetVersion};
 
 /// The most memory one scan may fill with bytes read ahead.
-const IO_BUFFER_BYTES: u64 = 64 << 20;
+const IO_BUFFER_BYTES: u64 = 32 << 20;
 
 /// The most rows of one batch.
 const BATCH_ROWS_MAX: usize = 65_536;
