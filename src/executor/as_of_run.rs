@@ -18,6 +18,7 @@ use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
 use super::batches::{as_type, batch_of};
 use super::{BATCH_ROWS, internal, kernel};
 use crate::error::{Error, Result, SqlState};
+use crate::offline::history_schema;
 use crate::types::SqlType;
 
 /// What `EXPLAIN ANALYZE` shows of a join.
@@ -237,7 +238,7 @@ impl Run {
         let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
         let instants = microseconds(&side.instant, spine)?;
         let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
-        let names = view.schema();
+        let names = history_schema(view);
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
         let (view, reader) = (Arc::clone(view), reader.clone());
         let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
