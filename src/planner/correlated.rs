@@ -153,7 +153,7 @@ impl Correlated {
         let mut plan = joined.window([numbers])?;
         let mut outputs = self.outputs;
         if kind == AsOfKind::Left {
-            let mut has_rows = column(&mark).is_not_null();
+            let mut has_rows = if self.fetch == Some(0) { lit(false) } else { column(&mark).is_not_null() };
             let is_given = after.into_iter().fold(has_rows.clone(), Expr::and);
             outputs = outputs.into_iter().map(|output| when(is_given.clone(), output)).collect();
             if self.skip > 0 {

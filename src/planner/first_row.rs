@@ -37,11 +37,14 @@ pub(super) fn first_rows(
     match node {
         LogicalPlan::Distinct(Distinct::On(distinct)) => {
             let Some(sorts) = &distinct.sort_expr else { return Ok(None) };
-            let order = Order { groups: distinct.on_expr.clone(), sorts: sorts.clone() };
-            let search = Search { state, context };
-            let Some(input) = search.within(&distinct.input, order)? else { return Ok(None) };
             let mut distinct = distinct.clone();
-            distinct.input = Arc::new(input);
+            let sorts = without_repeats(sorts);
+            let order = Order { groups: distinct.on_expr.clone(), sorts: sorts.clone() };
+            distinct.sort_expr = Some(sorts);
+            let search = Search { state, context };
+            if let Some(input) = search.within(&distinct.input, order)? {
+                distinct.input = Arc::new(input);
+            }
             Ok(Some(LogicalPlan::Distinct(Distinct::On(distinct))))
         }
         LogicalPlan::Filter(filter) => {
@@ -55,6 +58,18 @@ pub(super) fn first_rows(
         }
         _ => Ok(None),
     }
+}
+
+/// Sort keys without those that stand among them before: they decide nothing, and DataFusion cannot run a `DISTINCT ON` that has
+/// such.
+fn without_repeats(sorts: &[Sort]) -> Vec<Sort> {
+    let mut kept: Vec<Sort> = Vec::new();
+    for sort in sorts {
+        if !kept.iter().any(|earlier| earlier.expr == sort.expr) {
+            kept.push(sort.clone());
+        }
+    }
+    kept
 }
 
 /// The columns of which a condition says that they are 1, or at most that.

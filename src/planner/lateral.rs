@@ -32,7 +32,7 @@ pub(super) fn lateral_join(join: &Join, state: &SessionState, context: &Arc<Stat
         plan => (None, plan),
     };
     let LogicalPlan::Subquery(subquery) = plan else { return Ok(None) };
-    let Some(correlated) = take_apart(&subquery.subquery).map_err(from_datafusion)? else { return Ok(None) };
+    let Some(correlated) = limited(&subquery.subquery).map_err(from_datafusion)? else { return Ok(None) };
     let Some(joined) = correlated.join_to(&join.left, kind, state, context)? else { return Ok(None) };
     let given = join.right.schema().columns().into_iter().zip(joined.outputs);
     let given = given.map(|(column, output)| output.alias_qualified(alias.clone().or(column.relation), column.name));
@@ -42,7 +42,7 @@ pub(super) fn lateral_join(join: &Join, state: &SessionState, context: &Arc<Stat
 }
 
 /// Takes `LIMIT` over `ORDER BY` over `WHERE` apart.
-fn take_apart(subquery: &LogicalPlan) -> DfResult<Option<Correlated>> {
+pub(super) fn limited(subquery: &LogicalPlan) -> DfResult<Option<Correlated>> {
     let LogicalPlan::Limit(limit) = subquery else { return Ok(None) };
     let fetch = limit.fetch.as_deref().map(number);
     let skip = limit.skip.as_deref().map_or(Some(0), number);

@@ -1,8 +1,8 @@
 //! Scalar subqueries that choose a row by what the outer row holds: `(SELECT r.x FROM r WHERE r.k = l.k AND r.t <= l.t ORDER BY
 //! r.t DESC LIMIT 1)`.
 //!
-//! The parser room has made an aggregate of it, `first_value(r.x ORDER BY r.t DESC)`. Subqueries that choose the same row share
-//! one join.
+//! The parser room has made an aggregate of it, `first_value(r.x ORDER BY r.t DESC)`, if it has no `OFFSET`. Subqueries that
+//! choose the same row share one join.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::StatementContext;
 use super::choice::{Choice, pieces};
 use super::correlated::{Correlated, columns_of};
 use super::errors::from_datafusion;
+use super::lateral::limited;
 use crate::error::Result;
 use crate::executor::AsOfKind;
 
@@ -27,8 +28,8 @@ struct Scalar {
     /// Which of the joins has its row, and which of that join's outputs is its value.
     join: usize,
     output: usize,
-    /// What becomes of the value, over the aggregate.
-    projection: Projection,
+    /// What becomes of the value, which is its one column.
+    shown: Expr,
 }
 
 /// `node` with its scalar subqueries that choose a row joined below it; `None` where it has none.
@@ -62,8 +63,7 @@ pub(super) fn scalar_subqueries(
     let mut values = Vec::new();
     for scalar in scalars {
         let Some(outputs) = &outputs[scalar.join] else { continue };
-        let value = scalar.projection.expr[0].clone().unalias();
-        let value = value.transform_up(|expr| match expr {
+        let value = scalar.shown.transform_up(|expr| match expr {
             Expr::Column(_) => Ok(Transformed::yes(outputs[scalar.output].clone())),
             expr => Ok(Transformed::no(expr)),
         });
@@ -84,38 +84,49 @@ fn found(node: &LogicalPlan) -> DfResult<(Vec<Scalar>, Vec<Correlated>)> {
             if scalars.iter().any(|scalar| scalar.subquery == *expr) {
                 return Ok(TreeNodeRecursion::Continue);
             }
-            let Some((choice, value, projection)) = take_apart(&subquery.subquery) else {
+            let Some((correlated, shown)) = take_apart(&subquery.subquery)? else {
                 return Ok(TreeNodeRecursion::Continue);
             };
-            let join = match joins.iter().position(|join| join.choice == choice) {
-                Some(join) => join,
+            let same_row = |join: &Correlated| join.choice == correlated.choice && join.skip == correlated.skip;
+            let (join, output) = match joins.iter().position(same_row) {
+                Some(join) => {
+                    joins[join].outputs.extend(correlated.outputs);
+                    (join, joins[join].outputs.len() - 1)
+                }
                 None => {
-                    joins.push(Correlated { choice, outputs: Vec::new(), skip: 0, fetch: Some(1) });
-                    joins.len() - 1
+                    joins.push(correlated);
+                    (joins.len() - 1, 0)
                 }
             };
-            joins[join].outputs.push(value);
-            let output = joins[join].outputs.len() - 1;
-            scalars.push(Scalar { subquery: expr.clone(), join, output, projection });
+            scalars.push(Scalar { subquery: expr.clone(), join, output, shown });
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
     Ok((scalars, joins))
 }
 
-/// Takes `first_value(value ORDER BY …)` over `WHERE` apart, where DataFusion cannot: some condition is more than an equality.
-fn take_apart(subquery: &LogicalPlan) -> Option<(Choice, Expr, Projection)> {
+/// Takes a subquery of one value apart, where DataFusion cannot run it; also gives what becomes of that value.
+fn take_apart(subquery: &LogicalPlan) -> DfResult<Option<(Correlated, Expr)>> {
+    if let Some(correlated) = limited(subquery)? {
+        let mut columns = subquery.schema().columns();
+        let only = columns.pop().filter(|_| columns.is_empty() && correlated.fetch == Some(1));
+        return Ok(only.map(|column| (correlated, Expr::Column(column))));
+    }
+    Ok(first_value(subquery))
+}
+
+/// Takes `first_value(value ORDER BY …)` over `WHERE` apart, where some condition is more than an equality.
+fn first_value(subquery: &LogicalPlan) -> Option<(Correlated, Expr)> {
     let LogicalPlan::Projection(projection) = subquery else { return None };
     let LogicalPlan::Aggregate(aggregate) = projection.input.as_ref() else { return None };
     let LogicalPlan::Filter(filter) = aggregate.input.as_ref() else { return None };
     let [Expr::AggregateFunction(AggregateFunction { func, params })] = aggregate.aggr_expr.as_slice() else { return None };
-    let [value] = params.args.as_slice() else { return None };
+    let ([value], [shown]) = (params.args.as_slice(), projection.expr.as_slice()) else { return None };
     let is_first = func.name() == "first_value"
         && !params.distinct
         && params.filter.is_none()
         && params.null_treatment.is_none()
-        && aggregate.group_expr.is_empty()
-        && projection.expr.len() == 1;
+        && aggregate.group_expr.is_empty();
     let is_equality = |piece: &Expr| matches!(piece, Expr::BinaryExpr(BinaryExpr { op: Operator::Eq, .. }));
     let conditions = pieces(filter.predicate.clone());
     let only_equalities = conditions.iter().all(|piece| !piece.contains_outer() || is_equality(piece));
@@ -123,7 +134,8 @@ fn take_apart(subquery: &LogicalPlan) -> Option<(Choice, Expr, Projection)> {
         return None;
     }
     let choice = Choice { base: filter.input.as_ref().clone(), conditions, sorts: params.order_by.clone() };
-    Some((choice, value.clone(), projection.clone()))
+    let correlated = Correlated { choice, outputs: vec![value.clone()], skip: 0, fetch: Some(1) };
+    Some((correlated, shown.clone().unalias()))
 }
 
 /// The node over `input`, which has columns more than the node's, with values in the place of subqueries.
