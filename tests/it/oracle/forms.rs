@@ -14,7 +14,7 @@ use crate::harness::{self, Online, Setup};
 const CASES: usize = 20_000;
 
 /// How many labels a statement asks about.
-const LABELS: usize = 150;
+const LABELS: usize = 60;
 
 /// On which side of the instant the answer lies, and whether it may lie at it.
 #[derive(Clone, Copy, PartialEq, Eq)]
