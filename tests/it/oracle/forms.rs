@@ -47,6 +47,8 @@ enum At {
     Constant,
     /// `{T}`, as of which the store is asked.
     Known,
+    /// Where the clock stands.
+    Now,
     /// When version `{n}` was committed.
     Commit,
 }
@@ -105,8 +107,8 @@ const SNAPSHOT: Rule = Rule { at: At::Constant, keeps_label: false, ..AS_OF };
 
 struct Form {
     name: &'static str,
-    /// `{ask}` is the labels' part, `{keys}` the part of a snapshot, `{on}` the key equalities, `{v}` the view, `{other}`
-    /// another one over the same entity; the other names are those of [`Picks`].
+    /// `{ask}` is the labels' part, `{keys}` the part of a snapshot, `{on}` the key equalities, `{every}` every key bound, `{v}`
+    /// the view, `{other}` another one over the same entity; the other names are those of [`Picks`].
     sql: &'static str,
     rule: Rule,
     /// Settings that it is asked under.
@@ -132,6 +134,8 @@ const VERSION: Rule = Rule { knows: Knowledge::Version, ..AS_OF };
 const LEAK_PROOF: Rule = Rule { knows: Knowledge::UntilInstant, ..AS_OF };
 const SYSTEM_TIME: &[(&str, &str)] = &[("tidegate.system_time", "{T}")];
 const INSTANT: &[(&str, &str)] = &[("tidegate.as_of", "{t}")];
+const ONLINE: &[(&str, &str)] = &[("tidegate.route", "online")];
+const OFFLINE: &[(&str, &str)] = &[("tidegate.route", "offline")];
 const BOTH: &[(&str, &str)] = &[("tidegate.as_of", "{t}"), ("tidegate.system_time", "{T}")];
 
 #[rustfmt::skip]
@@ -195,6 +199,9 @@ const FORMS: &[Form] = &[
     form("distinct on, forward", "SELECT DISTINCT ON (l.id) l.id, f.event_time, f.amount, f.label FROM labels l JOIN history.{v} f ON {on} AND f.event_time > l.ts ORDER BY l.id, f.event_time, f.created_time DESC", Rule { side: Side::After, keeps_label: false, ..HISTORY }),
     form("row_number", "SELECT id, event_time, amount, label FROM (SELECT l.id, f.event_time, f.amount, f.label, row_number() OVER (PARTITION BY l.id ORDER BY f.event_time DESC, f.created_time DESC) AS n FROM labels l, history.{v} f WHERE {on} AND f.event_time < l.ts) r WHERE n = 1", Rule { side: Side::Before, keeps_label: false, ..HISTORY }),
     form("scalar subqueries", "SELECT l.id, (SELECT f.event_time FROM history.{v} f WHERE {on} AND f.event_time <= l.ts ORDER BY f.event_time DESC, f.created_time DESC LIMIT 1), (SELECT f.amount FROM history.{v} f WHERE {on} AND f.event_time <= l.ts ORDER BY f.event_time DESC, f.created_time DESC LIMIT 1), (SELECT f.label FROM history.{v} f WHERE {on} AND f.event_time <= l.ts ORDER BY f.event_time DESC, f.created_time DESC LIMIT 1) FROM labels l", HISTORY),
+    set("now, online", "{keys} {v} WHERE {every}", Rule { at: At::Now, ..SNAPSHOT }, ONLINE),
+    set("now, offline", "{keys} {v} WHERE {every}", Rule { at: At::Now, ..SNAPSHOT }, OFFLINE),
+    form("now, all", "{keys} {v}", Rule { at: At::Now, ..SNAPSHOT }),
     form("constant", "{keys} {v} AS OF TIMESTAMPTZ '{t}'", SNAPSHOT),
     form("constant, within", "{keys} {v} AS OF TIMESTAMPTZ '{t}' WITHIN INTERVAL '3 seconds'", Rule { window: Window::Within(SECONDS_3), ..SNAPSHOT }),
     form("constant, features_at", "{keys} features_at('{v}', TIMESTAMPTZ '{t}')", SNAPSHOT),
@@ -230,6 +237,8 @@ struct Picks<'a> {
     known: i64,
     /// `{n}` and `{tag}`
     version: &'a Version,
+    /// The clock.
+    now: i64,
 }
 
 impl Rule {
@@ -239,6 +248,7 @@ impl Rule {
             At::Label => label.ts,
             At::Constant => Some(picks.instant),
             At::Known => Some(picks.known),
+            At::Now => Some(picks.now),
             At::Commit => Some(picks.version.created_time),
         };
         let (Some(key), Some(at)) = (label.key, at) else { return Vec::new() };
@@ -291,6 +301,8 @@ fn shown_of(columns: &[String]) -> Shown {
 /// A view, what it was asked, and the versions it had.
 struct Asked {
     trial: Trial,
+    /// Another view over the same entity.
+    other: &'static str,
     labels: Vec<Label>,
     versions: Vec<Version>,
 }
@@ -339,32 +351,35 @@ impl Asked {
     }
 
     /// Asks every form; gives the number of cases.
-    async fn check(&self, client: &Client, other: &str, chance: &mut Chance, phase: &str) -> usize {
+    async fn check(&self, client: &Client, chance: &mut Chance, now: i64, phase: &str) -> usize {
         let view = self.trial.view;
         harness::run(client, "DROP TABLE IF EXISTS copied").await;
         harness::run(client, &format!("CREATE TABLE copied AS SELECT * FROM history.{view}")).await;
         let mut cases = 0;
         for form in FORMS {
-            let edges = self.trial.history.edges();
-            let picked = &self.versions[chance.below(self.versions.len() as i64) as usize];
-            let picks = Picks {
-                instant: edges[chance.below(edges.len() as i64) as usize],
-                known: picked.created_time - chance.below(2),
-                version: picked,
-            };
-            cases += self.check_form(client, form, other, &picks, phase).await;
+            cases += self.check_form(client, form, &self.picks(chance, now), phase).await;
         }
         cases
     }
 
-    async fn check_form(&self, client: &Client, form: &Form, other: &str, picks: &Picks<'_>, phase: &str) -> usize {
+    fn picks(&self, chance: &mut Chance, now: i64) -> Picks<'_> {
+        let edges = self.trial.history.edges();
+        let version = &self.versions[chance.below(self.versions.len() as i64) as usize];
+        let instant = edges[chance.below(edges.len() as i64) as usize];
+        Picks { instant, known: version.created_time - chance.below(2), version, now }
+    }
+
+    /// Asks one form; gives the statement and its rows.
+    async fn ask(&self, client: &Client, form: &Form, picks: &Picks<'_>) -> (String, Vec<Vec<String>>) {
+        let every = KEYS.map(|(a, b)| format!("(a = '{a}' AND b = '{b}')")).join(" OR ");
         let fill = |template: &str| {
             let template = template
                 .replace("{ask}", "SELECT l.id, f.event_time, f.amount, f.label FROM labels l")
                 .replace("{keys}", "SELECT a, b, event_time, amount, label FROM")
                 .replace("{on}", "f.a = l.a AND f.b = l.b")
+                .replace("{every}", &every)
                 .replace("{v}", self.trial.view)
-                .replace("{other}", other);
+                .replace("{other}", self.other);
             let tag = self.versions.iter().position(|version| version.number == picks.version.number);
             template
                 .replace("{t}", &instant(picks.instant))
@@ -376,10 +391,15 @@ impl Asked {
             harness::run(client, &format!("SET {setting} = '{}'", fill(value))).await;
         }
         let sql = fill(form.sql);
-        let mut rows = harness::rows(client, &sql).await;
+        let rows = harness::rows(client, &sql).await;
         for (setting, _) in form.set {
             harness::run(client, &format!("RESET {setting}")).await;
         }
+        (sql, rows)
+    }
+
+    async fn check_form(&self, client: &Client, form: &Form, picks: &Picks<'_>, phase: &str) -> usize {
+        let (sql, mut rows) = self.ask(client, form, picks).await;
         let keys: Vec<Label>;
         let labels = if form.sql.contains("{keys}") {
             for row in &mut rows {
@@ -422,19 +442,36 @@ impl Asked {
     }
 }
 
+/// Two views over one entity, without any rows.
+async fn defined(client: &Client, seed: u64) -> Vec<Asked> {
+    harness::run(client, "CREATE ENTITY pair KEY (a TEXT, b TEXT)").await;
+    let mut asked = Vec::new();
+    for (view, other, ttl) in [("fading", "lasting", Some(TTL)), ("lasting", "fading", None)] {
+        let trial = Trial { view, history: History { rows: Vec::new(), ttl }, seed };
+        trial.define(client).await;
+        asked.push(Asked { trial, other, labels: Vec::new(), versions: Vec::new() });
+    }
+    asked
+}
+
+/// Writes to each view some times while time goes on; gives what time it is then.
+async fn written(client: &Client, asked: &mut [Asked], chance: &mut Chance, mut now: i64, writes: usize) -> i64 {
+    for _ in 0..writes {
+        for asked in &mut *asked {
+            asked.write(client, chance, now).await;
+        }
+        now += chance.below(5) * SECOND;
+        harness::set_clock(client, &instant(now)).await;
+    }
+    now
+}
+
 /// Two histories through all their phases; gives the number of cases.
 async fn forms_of(seed: u64, online: Online) -> usize {
     let mut chance = Chance(seed);
     let mut gateway = Setup::new(online).start();
     let mut client = gateway.connect().await;
-    harness::run(&client, "CREATE ENTITY pair KEY (a TEXT, b TEXT)").await;
-    let views = [("fading", "lasting", Some(TTL)), ("lasting", "fading", None)];
-    let mut asked = Vec::new();
-    for (view, other, ttl) in views {
-        let trial = Trial { view, history: History { rows: Vec::new(), ttl }, seed };
-        trial.define(&client).await;
-        asked.push((other, Asked { trial, labels: Vec::new(), versions: Vec::new() }));
-    }
+    let mut asked = defined(&client, seed).await;
     let (mut now, mut cases) = (0, 0);
     for phase in ["one fragment", "several fragments", "optimized", "started again", "written to again"] {
         let writes = match phase {
@@ -442,23 +479,17 @@ async fn forms_of(seed: u64, online: Online) -> usize {
             "several fragments" | "written to again" => 5,
             _ => 0,
         };
-        for _ in 0..writes {
-            for (_, asked) in &mut asked {
-                asked.write(&client, &mut chance, now).await;
-            }
-            now += chance.below(5) * SECOND;
-            harness::set_clock(&client, &instant(now)).await;
-        }
+        now = written(&client, &mut asked, &mut chance, now, writes).await;
         if phase == "started again" {
             client = super::reopen(&mut gateway, now).await;
         }
-        for (other, asked) in &mut asked {
+        for asked in &mut asked {
             if phase == "optimized" {
                 harness::run(&client, &format!("OPTIMIZE FEATURE VIEW {}", asked.trial.view)).await;
             }
             asked.draw_labels(&mut chance);
             asked.write_labels(&client).await;
-            cases += asked.check(&client, other, &mut chance, phase).await;
+            cases += asked.check(&client, &mut chance, now, phase).await;
         }
     }
     cases
@@ -474,4 +505,56 @@ async fn every_form_gives_what_its_definition_says() {
         seed += 1;
     }
     eprintln!("{cases} cases, {} histories", (seed - 1) * 2);
+}
+
+/// What past system times, versions and tags answer is the same after the history was rewritten, after a restart, and after later
+/// writes, late and corrected rows among them.
+#[tokio::test]
+async fn answers_of_the_past_do_not_change() {
+    let seed = 1001;
+    let mut chance = Chance(seed);
+    let mut gateway = Setup::new(Online::Embedded).start();
+    let mut client = gateway.connect().await;
+    let mut asked = defined(&client, seed).await;
+    let mut now = written(&client, &mut asked, &mut chance, 0, 8).await;
+    let of_the_past = |form: &&Form| match form.rule.knows {
+        Knowledge::Until | Knowledge::Version => true,
+        // Not over what has no version, and not where a label knows more than there was to know.
+        Knowledge::All | Knowledge::OfLabel | Knowledge::UntilInstant => false,
+    };
+    let forms: Vec<&Form> = FORMS.iter().filter(of_the_past).collect();
+    let mut before = Vec::new();
+    for phase in ["as written", "optimized", "started again", "written to again", "optimized again"] {
+        match phase {
+            "started again" => client = super::reopen(&mut gateway, now).await,
+            "written to again" => now = written(&client, &mut asked, &mut chance, now, 5).await,
+            _ => {}
+        }
+        let mut answers = Vec::new();
+        for asked in &mut asked {
+            if phase.starts_with("optimized") {
+                harness::run(&client, &format!("OPTIMIZE FEATURE VIEW {}", asked.trial.view)).await;
+            }
+            if phase == "as written" {
+                asked.draw_labels(&mut chance);
+            }
+            asked.write_labels(&client).await;
+            for version in asked.versions[..8].iter().step_by(3) {
+                let picks = Picks { instant: version.created_time, known: version.created_time, version, now };
+                for form in &forms {
+                    let (sql, mut rows) = asked.ask(&client, form, &picks).await;
+                    rows.sort();
+                    answers.push((sql, rows));
+                }
+            }
+        }
+        if phase == "as written" {
+            before = answers;
+            assert!(before.iter().any(|(_, rows)| rows.iter().any(|row| row[1] != "NULL")), "something is answered");
+        } else {
+            for (before, after) in before.iter().zip(&answers) {
+                assert_eq!(after, before, "{phase}");
+            }
+        }
+    }
 }
