@@ -5,6 +5,7 @@
 //! [`scalar`](super::scalar) inside a subquery, [`first_row`](super::first_row) over a join. What they say becomes the question
 //! of an as-of join here, or nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -62,12 +63,8 @@ impl Choice {
         if self.sorts.iter().any(|sort| reads_outside(&sort.expr)) {
             return Ok(None);
         }
-        let view = history_as_view(&self.base)?;
-        let place = |expr: &Expr| match expr {
-            Expr::Column(column) => right.maybe_index_of_column(column),
-            _ => None,
-        };
-        let is_created = |expr: &Expr| view.as_ref().is_some_and(|(view, _)| place(expr) == Some(created_time_index(view)));
+        let history = ViewHistory::of(&self.base)?;
+        let is_created = |expr: &Expr| history.as_ref().is_some_and(|history| history.is_created_time(expr));
         let (known, inequalities): (Vec<_>, Vec<_>) =
             told.inequalities.into_iter().partition(|inequality| is_created(&inequality.right) && !is_created(&first.expr));
         let Some((inequality, within)) = nearest(first, inequalities) else { return Ok(None) };
@@ -84,17 +81,18 @@ impl Choice {
         };
         let conditions = || told.equalities.iter().map(|(condition, _)| condition.clone()).collect();
         // As an as-of join reads a view: by event time, the last correction first.
-        if let Some((view, base)) = &view
-            && place(&inequality.right) == Some(view.event_time_index())
+        if let Some(history) = &history
+            && history.is_event_time(&inequality.right)
             && matches!(ties, [] | [_])
             && ties.iter().all(|tie| is_created(&tie.expr) && !tie.asc)
             && told.of_right.is_empty()
-            && let Ok((keys, rest)) = bind_keys(view, left, right, conditions())
+            && let Some(own_keys) = history.keys()
+            && let Ok((keys, rest)) = bind_keys(&history.view, left, &own_keys, conditions())
             && rest.is_empty()
             && let Some(at) = as_instant(&inequality.left, left, context)?
             && let Some(known_at) = knowledge(&known, left, state, context)?
         {
-            return Ok(Some((base.clone(), asked(keys, at, known_at, None))));
+            return Ok(Some((history.plan.clone(), asked(keys, at, known_at, None))));
         }
         if !known.is_empty() {
             return Ok(None);
@@ -159,10 +157,6 @@ fn knowledge(
         }
         _ => Ok(None),
     }
-}
-
-fn created_time_index(view: &FeatureView) -> usize {
-    view.schema().fields().len()
 }
 
 /// A condition in pieces that must all hold; `BETWEEN` is two.
@@ -231,35 +225,68 @@ fn is_fixed_length(expr: &Expr) -> bool {
         if interval.months == 0 && interval.days >= 0 && interval.nanoseconds >= 0)
 }
 
-/// `history.v`, under whatever names, as what an as-of join reads the view from: the same columns.
-fn history_as_view(plan: &LogicalPlan) -> Result<Option<(Arc<FeatureView>, LogicalPlan)>> {
-    let input = match plan {
-        LogicalPlan::SubqueryAlias(alias) => &alias.input,
-        // Renaming alone keeps each column in its place.
-        LogicalPlan::Projection(projection) if projection.expr.len() == projection.input.schema().fields().len() => {
-            let places = projection.expr.iter().enumerate().all(|(place, expr)| match expr.clone().unalias() {
-                Expr::Column(column) => projection.input.schema().maybe_index_of_column(&column) == Some(place),
-                _ => false,
-            });
-            if !places {
-                return Ok(None);
+/// The history of a feature view under a choice of its columns, as an as-of join reads it.
+struct ViewHistory {
+    view: Arc<FeatureView>,
+    plan: LogicalPlan,
+    /// For each of its columns the place among those of `history.v`.
+    places: Vec<usize>,
+}
+
+impl ViewHistory {
+    /// What stands at `place` among the columns of `history.v`.
+    fn is_at(&self, expr: &Expr, place: usize) -> bool {
+        let Expr::Column(column) = expr else { return false };
+        self.plan.schema().maybe_index_of_column(column).is_some_and(|own| self.places[own] == place)
+    }
+
+    fn is_event_time(&self, expr: &Expr) -> bool {
+        self.is_at(expr, self.view.event_time_index())
+    }
+
+    fn is_created_time(&self, expr: &Expr) -> bool {
+        // Behind the view's own columns.
+        self.is_at(expr, self.view.schema().fields().len())
+    }
+
+    /// The entity's keys in their order; `None` where one is not among the columns.
+    fn keys(&self) -> Option<DFSchema> {
+        let own = |key| self.places.iter().position(|place| *place == key);
+        let keys = (0..self.view.keys.len()).map(own).collect::<Option<Vec<_>>>()?;
+        let schema = self.plan.schema();
+        let fields = keys.into_iter().map(|own| {
+            let (relation, field) = schema.qualified_field(own);
+            (relation.cloned(), Arc::clone(field))
+        });
+        DFSchema::new_with_metadata(fields.collect(), HashMap::new()).ok()
+    }
+
+    /// `plan` as such a history; `None` where it is another relation.
+    fn of(plan: &LogicalPlan) -> Result<Option<Self>> {
+        let below = match plan {
+            LogicalPlan::SubqueryAlias(alias) => Self::of(&alias.input)?,
+            LogicalPlan::Projection(projection) => Self::of(&projection.input)?,
+            LogicalPlan::TableScan(scan) => {
+                let provider = source_as_provider(&scan.source).ok();
+                let history = provider.as_ref().and_then(|provider| provider.downcast_ref::<RelationProvider>()?.as_history());
+                let Some((view, relation)) = history else { return Ok(None) };
+                let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), provider_as_source(Arc::new(relation)), None);
+                let plan = scan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
+                let places = (0..plan.schema().fields().len()).collect();
+                return Ok(Some(Self { view, plan, places }));
             }
-            &projection.input
-        }
-        LogicalPlan::TableScan(scan) => {
-            let Ok(provider) = source_as_provider(&scan.source) else { return Ok(None) };
-            let Some((view, relation)) = provider.downcast_ref::<RelationProvider>().and_then(RelationProvider::as_history)
-            else {
-                return Ok(None);
+            _ => None,
+        };
+        let Some(Self { view, plan: input, mut places }) = below else { return Ok(None) };
+        if let LogicalPlan::Projection(projection) = plan {
+            let place = |expr: &Expr| match expr.clone().unalias() {
+                Expr::Column(column) => input.schema().maybe_index_of_column(&column).map(|below| places[below]),
+                _ => None,
             };
-            let source = provider_as_source(Arc::new(relation));
-            let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), source, None);
-            let plan = scan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
-            return Ok(Some((view, plan)));
+            let Some(own) = projection.expr.iter().map(place).collect() else { return Ok(None) };
+            places = own;
         }
-        _ => return Ok(None),
-    };
-    let Some((view, input)) = history_as_view(input)? else { return Ok(None) };
-    let plan = plan.with_new_exprs(plan.expressions(), vec![input]).map_err(from_datafusion)?;
-    Ok(Some((view, plan)))
+        let plan = plan.with_new_exprs(plan.expressions(), vec![input]).map_err(from_datafusion)?;
+        Ok(Some(Self { view, plan, places }))
+    }
 }

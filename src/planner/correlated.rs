@@ -62,8 +62,7 @@ impl Correlated {
             && over.reads_right_alone()
             && let Some((right, asked)) = over.choice.as_of(left.schema(), kind, state, context)?
         {
-            let is_view = asked.right.is_none();
-            let (right, mark) = marked(right, is_view, left).map_err(from_datafusion)?;
+            let (right, mark) = over.marked(right, left).map_err(from_datafusion)?;
             let node = AsOfJoinNode::new(left.clone(), right, asked).map_err(from_datafusion)?;
             let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
             return Ok(Some(Joined { plan, outputs: over.marked_outputs(kind, &mark) }));
@@ -117,6 +116,18 @@ impl Correlated {
         let right = self.choice.base.schema();
         let exprs = self.outputs.iter().chain(self.choice.sorts.iter().map(|sort| &sort.expr));
         exprs.flat_map(Expr::column_refs).all(|column| right.maybe_index_of_column(column).is_some())
+    }
+
+    /// The right side of an as-of join, and an expression over it that is NULL in none of its rows that are chosen.
+    fn marked(&self, right: LogicalPlan, left: &LogicalPlan) -> DfResult<(LogicalPlan, Expr)> {
+        if let Some(Sort { expr: first @ Expr::Column(_), .. }) = self.choice.sorts.first() {
+            // It is on its side of the instant.
+            return Ok((right, first.clone()));
+        }
+        let mark = own_name("mark", left);
+        let columns = columns_of(right.schema()).into_iter().chain([lit(true).alias(&mark)]);
+        let right = LogicalPlan::Projection(Projection::try_new(columns.collect(), Arc::new(right))?);
+        Ok((right, Expr::Column(Column::new_unqualified(mark))))
     }
 
     /// The outputs, which are NULL where `mark` is.
@@ -184,20 +195,6 @@ fn is_not_true(condition: Expr) -> Expr {
 /// A name that no column of `left` has.
 fn own_name(what: &str, left: &LogicalPlan) -> String {
     format!("{JOINED}{what}{}", left.schema().fields().len())
-}
-
-/// The right side of an as-of join, and an expression over it that is NULL in none of its rows.
-fn marked(right: LogicalPlan, is_view: bool, left: &LogicalPlan) -> DfResult<(LogicalPlan, Expr)> {
-    let mut columns = columns_of(right.schema());
-    if is_view {
-        // A key or the event time.
-        let first = columns.swap_remove(0);
-        return Ok((right, first));
-    }
-    let mark = own_name("mark", left);
-    columns.push(lit(true).alias(&mark));
-    let right = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(right))?);
-    Ok((right, Expr::Column(Column::new_unqualified(mark))))
 }
 
 pub(super) fn columns_of(schema: &DFSchema) -> Vec<Expr> {
