@@ -34,10 +34,12 @@ pub(super) fn filter(predicates: &[Predicate]) -> Result<Filter> {
                 conditions.push(format!("{} IN ({})", quoted(column), literals.join(",")));
             }
             Predicate::EventTime { column, min, max } => {
-                if let Some(min) = min {
+                // Bounds that every number meets are left out: Lance would count the numbers between them, which is one more than
+                // it has numbers for.
+                if let Some(min) = min.filter(|min| min.micros() != i64::MIN) {
                     conditions.push(format!("{} >= {}", quoted(column), instant(min.micros(), true)));
                 }
-                if let Some(max) = max {
+                if let Some(max) = max.filter(|max| max.micros() != i64::MAX) {
                     conditions.push(format!("{} <= {}", quoted(column), instant(max.micros(), true)));
                 }
             }
@@ -52,7 +54,7 @@ fn quoted(column: &str) -> String {
 
 fn instant(micros: i64, zoned: bool) -> String {
     let zone = if zoned { "Some(\"UTC\")" } else { "None" };
-    format!("arrow_cast({micros}, 'Timestamp(Microsecond, {zone})')")
+    format!("arrow_cast({}, 'Timestamp(Microsecond, {zone})')", bigint(micros))
 }
 
 /// The values that are not NULL, as literals of the filter language.
