@@ -78,6 +78,11 @@ impl History {
 
 /// Microseconds since the start as an instant in SQL.
 fn instant(micros: i64) -> String {
+    match micros {
+        i64::MAX => return "infinity".into(),
+        i64::MIN => return "-infinity".into(),
+        _ => {}
+    }
     let base = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap();
     (base + chrono::TimeDelta::microseconds(micros)).format("%Y-%m-%d %H:%M:%S%.6fZ").to_string()
 }

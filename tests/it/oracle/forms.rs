@@ -271,7 +271,8 @@ impl Rule {
             Side::AtOrAfter => event_time >= at,
             Side::After => event_time > at,
         };
-        let is_near = |event_time: i64| window.is_none_or(|window| (event_time - at).abs() <= window);
+        let is_near =
+            |event_time: i64| window.is_none_or(|window| (i128::from(event_time) - i128::from(at)).abs() <= window.into());
         let is_candidate = |row: &&Row| {
             row.key == key
                 && is_on_side(row.event_time)
@@ -324,7 +325,10 @@ impl Asked {
     fn draw_labels(&mut self, chance: &mut Chance) {
         let mut edges = self.trial.history.edges();
         edges.extend([-400 * 365 * 86_400 * SECOND, 7000 * 365 * 86_400 * SECOND]);
-        let commits: Vec<i64> = self.trial.history.rows.iter().map(|row| row.created_time).collect();
+        edges.extend([i64::MIN, i64::MAX].repeat(1 + edges.len() / 30));
+        let commits = self.trial.history.rows.iter().map(|row| row.created_time);
+        let mut commits: Vec<i64> = commits.flat_map(|commit| [commit - 1, commit, commit + 1]).collect();
+        commits.extend([i64::MIN, i64::MAX]);
         let mut one_of = |values: &[i64]| values[chance.below(values.len() as i64) as usize];
         let mut drawn: Vec<(i64, i64)> = (0..LABELS).map(|_| (one_of(&edges), one_of(&commits))).collect();
         let again = drawn[..LABELS / 10].to_vec();
@@ -332,7 +336,7 @@ impl Asked {
         let labels = drawn.into_iter().map(|(ts, known)| Label {
             key: (!chance.one_in(20)).then(|| chance.below(KEYS.len() as i64) as usize),
             ts: (!chance.one_in(20)).then_some(ts),
-            known: (!chance.one_in(20)).then_some(known + chance.below(3) - 1),
+            known: (!chance.one_in(20)).then_some(known),
         });
         self.labels = labels.collect();
     }
