@@ -12,7 +12,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::expr::{BinaryExpr, Sort};
+use datafusion::logical_expr::expr::{BinaryExpr, Cast, Sort};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     Distinct, Expr, Extension, Filter, Join, JoinType, LogicalPlan, Operator, Projection, Window, WindowFunctionDefinition,
@@ -131,6 +131,11 @@ impl Search<'_> {
             }
             LogicalPlan::Projection(projection) => match below(Expr::Column(column), projection).map_err(from_datafusion)? {
                 Expr::Column(column) => self.numbered(&projection.input, column)?,
+                // As `bigint` the number is the same.
+                Expr::Cast(Cast { expr, field }) if field.data_type().is_signed_integer() => match *expr {
+                    Expr::Column(column) => self.numbered(&projection.input, column)?,
+                    _ => None,
+                },
                 _ => None,
             },
             // Rows that are dropped for another reason do not change which one is first.
