@@ -42,7 +42,8 @@
 //! 6. [`protocol`] encodes each batch while the next is awaited.
 //!
 //! `… FROM airport_weather AS OF '2013-02-09 12:00Z' …` differs in one step: the route is offline, and `SnapshotExec` reads one
-//! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt, becomes
+//! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt (PostgreSQL's own
+//! `LATERAL`, `DISTINCT ON`, `row_number()` and scalar subqueries over `history.airport_weather` among them), becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.
 //!
 //! ## Life of a write

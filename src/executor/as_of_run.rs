@@ -20,6 +20,7 @@ use super::batches::{as_type, batch_of};
 use super::scan_metrics::ScanMetrics;
 use super::{internal, kernel};
 use crate::error::{Error, Result, SqlState};
+use crate::offline::history_schema;
 use crate::types::SqlType;
 
 /// The most rows given at a time: mostly slices of columns that are there, which cost the same whatever their length.
@@ -246,7 +247,7 @@ impl Run {
         let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
         let instants = microseconds(&side.instant, spine)?;
         let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
-        let names = view.schema();
+        let names = history_schema(view);
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
         let scans: Arc<ScanMetrics> = Arc::clone(&self.metrics.scans);
         let (view, reader) = (Arc::clone(view), reader.watched_by(scans));

@@ -81,10 +81,17 @@ impl RelationProvider {
         }
     }
 
-    /// The view whose whole history this is; `None` for other relations.
-    pub(super) fn as_history(&self) -> Option<&Arc<FeatureView>> {
+    /// The view whose whole history this is, and that history as only an as-of join may read it, with the same columns;
+    /// `None` for other relations.
+    pub(super) fn as_history(&self) -> Option<(Arc<FeatureView>, Self)> {
         match &self.relation {
-            Relation::History(view) => Some(view),
+            Relation::History(view) => {
+                // A history has no TTL.
+                let moment = Moment { at: At::OfMatch(None), window: None, known_at: None, version: None };
+                let relation = Relation::View(Arc::clone(view), moment);
+                let schema = Arc::clone(&self.schema);
+                Some((Arc::clone(view), Self { context: Arc::clone(&self.context), relation, schema }))
+            }
             Relation::View(..) | Relation::Stored(_) => None,
         }
     }

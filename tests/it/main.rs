@@ -16,6 +16,7 @@ mod durability;
 mod faults;
 mod harness;
 mod oracle;
+mod parity;
 mod readme;
 mod slt;
 mod text;
