@@ -19,7 +19,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::offline::{Durability, LanceStore, SharedOfflineStore};
-use crate::online::{MemoryStore, OnlineStore, OnlineViews, RedisStore};
+use crate::online::{CallLimits, MemoryStore, OnlineStore, OnlineViews, RedisStore};
 use crate::planner::{Planner, PlannerConfig, Stores};
 use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target};
 use crate::server::{self, ServerConfig};
@@ -116,7 +116,10 @@ fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
 fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
     match &config.redis {
         None => Ok(Arc::new(MemoryStore::new())),
-        Some(url) => Ok(Arc::new(RedisStore::connect(url, registry.store)?)),
+        Some(url) => {
+            let limits = CallLimits { read: config.redis_read, write: config.redis_write };
+            Ok(Arc::new(RedisStore::connect(url, registry.store, limits)?))
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use super::Stores;
 use crate::error::{Error, Result};
 use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, SEQUENCE, Scan, history_schema};
 use crate::online::key::entity_keys;
-use crate::online::{EntityKey, RowLayout, RowVersion};
+use crate::online::{BuildId, EntityKey, Epoch, Progress, RowLayout, RowVersion};
 use crate::registry::FeatureView;
 use crate::time::{CommitTime, DatasetVersion, EventTime};
 
@@ -27,29 +27,33 @@ const ATTEMPTS_MAX: usize = 5;
 pub(super) async fn view(stores: &Stores, view: &FeatureView, now: EventTime) -> Result<()> {
     for _attempt in 0..ATTEMPTS_MAX {
         // In this order: what was applied is never ahead of what was committed.
-        let mut mark = stores.online.readiness_mark(view.id);
+        let mut mark = stores.online.readiness_mark(view.id).await?;
         let applied = stores.online.store().applied(view.id).await?;
         let latest = stores.offline.latest(Dataset::History(view.id)).await?;
         let work = Work { stores, view, layout: RowLayout::new(view), version: latest.version, now };
-        let moved = match applied {
-            Some(applied) if applied == latest.version => true,
+        let from = match applied {
+            Some(applied) if applied == latest.version => None,
             Some(applied) if applied < latest.version => {
                 work.replay(applied).await?;
-                stores.online.store().advance(view.id, Some(applied), latest.version).await?
+                Some(Progress::Through(applied))
             }
-            Some(_) | None => {
+            Some(_) => {
                 // Applied commits that were never made are those of a store that is gone.
+                stores.online.forget(view.id).await?;
+                continue;
+            }
+            None => {
                 stores.online.set_unready(view.id);
-                if applied.is_some() {
-                    stores.online.forget(view.id).await?;
-                }
-                mark = stores.online.readiness_mark(view.id);
-                work.rebuild().await?;
-                stores.online.store().advance(view.id, None, latest.version).await?
+                mark = stores.online.readiness_mark(view.id).await?;
+                Some(Progress::Building(work.rebuild().await?))
             }
         };
+        let moved = match &from {
+            None => true,
+            Some(from) => stores.online.store().advance(view.id, from, latest.version, mark.epoch()).await?,
+        };
         if moved {
-            work.wait().await?;
+            work.wait(mark.epoch()).await?;
             stores.online.set_ready(view.id, mark);
             return Ok(());
         }
@@ -82,8 +86,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Applies the newest row of each entity: finds them by their keys and times, then reads only them.
-    async fn rebuild(&self) -> Result<()> {
+    /// Applies the newest row of each entity: finds them by their keys and times, then reads only them. Gives the building that
+    /// it is the whole of.
+    async fn rebuild(&self) -> Result<BuildId> {
+        let building = self.stores.online.store().begin_build(self.view.id).await?;
         let keys = self.view.keys.iter().map(|key| key.name.clone());
         let order = [self.view.event_time.clone(), CREATED_TIME.to_owned(), SEQUENCE.to_owned()];
         let scan = Scan { columns: keys.chain(order).collect(), row_address: true, ..Scan::default() };
@@ -95,7 +101,7 @@ impl Work<'_> {
         let entities = newest.len();
         self.apply_at(newest.into_values().map(|(_, address)| address).collect()).await?;
         tracing::info!(view = %self.view.name, version = %self.version, entities, "online rows rebuilt");
-        Ok(())
+        Ok(building)
     }
 
     fn keep_newest(&self, batch: &RecordBatch, newest: &mut HashMap<EntityKey, (RowVersion, u64)>) -> Result<()> {
@@ -130,37 +136,37 @@ impl Work<'_> {
 
     /// Keeps the rows that wait for their time. Those that were written as rows of the future and have become due since are
     /// applied: the gateway that kept them may be gone.
-    async fn wait(&self) -> Result<()> {
-        let known = self.stores.online.waiting_through(self.view.id);
-        if known == Some(self.version) {
-            return Ok(());
-        }
-        match known {
+    async fn wait(&self, epoch: Epoch) -> Result<()> {
+        let known = self.stores.online.waiting_through(self.view.id, epoch);
+        let some = match known {
+            Some(known) if known == self.version => false,
             Some(known) => self.wait_for_added(known).await?,
             None => self.wait_for_all().await?,
-        }
-        self.stores.online.set_waiting_through(self.view.id, self.version);
+        };
+        self.stores.online.set_waiting_through(self.view.id, self.version, epoch, some);
         Ok(())
     }
 
     /// As [`Work::wait`], for the rows added after `known`. They are read whole: after a rewrite they may be given from files
-    /// that this version no longer has, where their addresses would lead nowhere.
-    async fn wait_for_added(&self, known: DatasetVersion) -> Result<()> {
+    /// that this version no longer has, where their addresses would lead nowhere. Gives whether there were any.
+    async fn wait_for_added(&self, known: DatasetVersion) -> Result<bool> {
         let scan = Scan { columns: self.all_columns(), added_after: Some(known), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
+        let mut some = false;
         while let Some(batch) = batches.try_next().await? {
             let waits: BooleanArray = self.waits(&batch)?.into_iter().map(Some).collect();
             let rows = filter_record_batch(&batch, &waits)
                 .map_err(|source| Error::internal("rows could not be filtered").caused_by(source))?;
             if rows.num_rows() > 0 {
+                some = true;
                 self.apply(&rows).await?;
             }
         }
-        Ok(())
+        Ok(some)
     }
 
     /// As [`Work::wait`], for the whole history: finds the rows by their times, then reads only them.
-    async fn wait_for_all(&self) -> Result<()> {
+    async fn wait_for_all(&self) -> Result<bool> {
         let columns = vec![self.view.event_time.clone(), CREATED_TIME.to_owned()];
         let scan = Scan { columns, row_address: true, ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
@@ -170,7 +176,9 @@ impl Work<'_> {
             let waits = self.waits(&batch)?;
             addresses.extend(at.values().iter().zip(waits).filter(|(_, waits)| *waits).map(|(address, _)| *address));
         }
-        self.apply_at(addresses).await
+        let some = !addresses.is_empty();
+        self.apply_at(addresses).await?;
+        Ok(some)
     }
 
     /// Whether each row was, or may have been, one of the future when it was written, or is one now.

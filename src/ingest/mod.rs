@@ -12,7 +12,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMic
 use futures::future::join_all;
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::offline::{Dataset, Extent, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
 use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
@@ -240,7 +240,10 @@ impl Ingest {
                 catch_up::view(&self.stores, view, now.as_event_time()).await
             };
             if let Err(error) = caught_up.await {
-                self.stores.online.set_unready(view.id);
+                // What is known of the rows stays true while the store cannot be asked.
+                if error.code() != SqlState::IoError {
+                    self.stores.online.set_unready(view.id);
+                }
                 first_error.get_or_insert(error);
             }
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::*;
 use crate::error::SqlState;
 use crate::offline::{Extent, LanceStore, Scan};
-use crate::online::contract::RedisServer;
+use crate::online::contract::{PATIENT, RedisServer};
 use crate::online::key::entity_keys;
 use crate::online::{MemoryStore, OnlineStore, PackedRow, RedisStore, RowKey, RowLayout};
 use crate::registry::{Column, Feature, KeyColumn, StoreId, Table, TableSource};
@@ -167,7 +167,7 @@ async fn memory_agrees_with_brute_force() {
 #[tokio::test]
 async fn redis_agrees_with_brute_force() {
     let server = RedisServer::start();
-    let connect = |id: u128| RedisStore::connect(&server.url(), StoreId(Uuid::from_u128(id))).unwrap();
+    let connect = |id: u128| RedisStore::connect(&server.url(), StoreId(Uuid::from_u128(id)), PATIENT).unwrap();
     for seed in 0..4 {
         let id = u128::from(seed);
         // A gateway that starts beside the first finds its rows; one on a Redis of its own builds them.
@@ -241,7 +241,7 @@ async fn a_redis_that_went_away_costs_a_warning_and_is_caught_up() {
     let mut server = RedisServer::start();
     let root = tempfile::tempdir().unwrap();
     let view = plain_view();
-    let store = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap());
+    let store = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4()), PATIENT).unwrap());
     let gateway = Gateway::over(&root, store, 1000);
     gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
     gateway.write(&view, &[("x", 1, 900, 1)]).await;

@@ -68,7 +68,8 @@ impl Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("store"));
         if let Some(redis) = &redis {
-            command.args(["--redis", &redis.url()]);
+            // However busy the machine is, a Redis that answers is not taken for one that hangs.
+            command.args(["--redis", &redis.url(), "--redis-read-ms", "3000"]);
         }
         let mut child = command
             .args(["--clock", &setup.clock])
