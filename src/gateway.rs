@@ -119,7 +119,7 @@ fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineSt
         Some(url) => {
             let limits = CallLimits { read: config.redis_read, write: config.redis_write };
             Ok(Arc::new(RedisStore::connect(url, registry.store, limits)?))
-        },
+        }
     }
 }
 

@@ -404,8 +404,13 @@ impl OnlineStore for RedisStore {
         };
         let answer = self.within(self.limits.read, call).await;
         let (latency_p50, latency_p99) = self.latency.quantiles();
-        let status =
-            StoreStatus { kind: "redis", address: Some(self.address.clone()), latency_p50, latency_p99, ..StoreStatus::default() };
+        let status = StoreStatus {
+            kind: "redis",
+            address: Some(self.address.clone()),
+            latency_p50,
+            latency_p99,
+            ..StoreStatus::default()
+        };
         match answer {
             Ok((version, answer)) => {
                 let memory_bytes =
@@ -463,13 +468,4 @@ fn letters(store: StoreId) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_id_of_a_store_has_these_letters() {
-        let id = uuid::Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
-        assert_eq!(letters(StoreId(id)), "ABEiM0RVZneImaq7zN3u_w");
-        assert_eq!(letters(StoreId(uuid::Uuid::nil())), "A".repeat(22));
-    }
-}
+mod tests;

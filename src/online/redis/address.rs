@@ -68,8 +68,9 @@ impl Address {
             "redis+unix" | "unix" => Self::socket(rest, query),
             "rediss" => Err(Error::unsupported("an online store behind TLS")
                 .hint("Give it as redis://host:port, through a tunnel (stunnel, a sidecar) where the network is not trusted.")),
-            "redis+cluster" | "rediss+cluster" => Err(Error::unsupported("an online store in a Redis Cluster")
-                .hint("Give one server as redis://host:port, or a failover group as redis+sentinel://host:port,host:port/service.")),
+            "redis+cluster" | "rediss+cluster" => Err(Error::unsupported("an online store in a Redis Cluster").hint(
+                "Give one server as redis://host:port, or a failover group as redis+sentinel://host:port,host:port/service.",
+            )),
             _ => Err(malformed("Its scheme is none that is known.")),
         }
     }

@@ -356,7 +356,10 @@ async fn about(connection: &mut MultiplexedConnection) -> Result<Option<String>,
     if info_field(&info, "maxmemory").is_some_and(|bytes| bytes != "0")
         && let Some(policy) = info_field(&info, "maxmemory_policy").filter(|policy| policy.starts_with("allkeys"))
     {
-        tracing::warn!(policy, "the online store may drop rows to save memory, which nobody notices: set maxmemory-policy noeviction");
+        tracing::warn!(
+            policy,
+            "the online store may drop rows to save memory, which nobody notices: set maxmemory-policy noeviction"
+        );
     }
     let valkey = info_field(&info, "valkey_version").map(|version| format!("valkey {version}"));
     Ok(valkey.or_else(|| info_field(&info, "redis_version").map(str::to_owned)))
