@@ -26,7 +26,7 @@ pub use self::redis::{CallLimits, RedisStore};
 pub use key::{EntityKey, RowKey};
 pub use memory::MemoryStore;
 pub use row::{PackedRow, RowLayout, RowVersion};
-pub use views::{OnlineViews, ReadinessMark, ViewState};
+pub use views::{Census, OnlineViews, ReadinessMark, ViewState};
 
 /// A stretch of time through which a store kept all it was given, as far as can be told from here. It ends when the
 /// connection breaks: what answers afterwards may be another server, or the same one with less in it.

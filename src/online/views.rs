@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{EntityKey, Epoch, OnlineStore, PackedRow, Progress, RowKey, not_whole};
 use crate::error::{Error, Result, SqlState};
-use crate::registry::ObjectId;
+use crate::registry::{FeatureView, ObjectId, Ttl};
 use crate::time::{DatasetVersion, EventTime};
 
 /// How long a lookup waits for rows that have become due to be applied.
@@ -48,6 +48,15 @@ pub enum ViewState {
     Rebuilding,
     /// The store cannot be asked: lookups fail at once, or read the offline store where the session prefers that.
     Away,
+}
+
+/// How many rows of a view are in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Entities that have a row there, not counting retractions.
+    pub keys: u64,
+    /// Of those, the entities whose row is past its TTL.
+    pub expired: u64,
 }
 
 /// A view's readiness at one moment, so that what was found out since can be told from what was not.
@@ -293,6 +302,22 @@ impl OnlineViews {
         }
         let known = waiting.known.entry(view).or_insert((version, epoch));
         *known = (version.max(known.0), epoch);
+    }
+
+    /// Counts the view's rows in the store, by looking at each: takes as long as the store is large. One that is written
+    /// meanwhile may be counted or not.
+    pub async fn census(&self, view: &FeatureView, now: EventTime) -> Result<Census> {
+        let (mut census, mut cursor) = (Census::default(), Some(0));
+        while let Some(from) = cursor {
+            let page = self.store.page(view.id, from).await?;
+            for (_, row) in page.rows.iter().filter(|(_, row)| !row.is_retraction()) {
+                let event_time = row.version().event_time;
+                census.keys += 1;
+                census.expired += u64::from(!Ttl::is_live(view.ttl, event_time, now.max(event_time)));
+            }
+            cursor = page.next;
+        }
+        Ok(census)
     }
 
     /// Forgets all there is of the view, here and in the store.

@@ -81,8 +81,9 @@ impl Gateway {
         }
         let mut child = command
             .args(["--clock", &setup.clock])
-            // How many cases the tests try is no setting of a gateway.
+            // How many cases the tests try, and which scripts, is no setting of a gateway.
             .env_remove("TIDEGATE_CASES")
+            .env_remove("TIDEGATE_SLT")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
