@@ -1,23 +1,17 @@
 //! Bringing the online rows of a view up to its history.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
+use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
 use futures::TryStreamExt;
 
 use super::Stores;
+use super::newest::{self, TAKE_ROWS, all_columns, column};
 use crate::error::{Error, Result};
-use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, SEQUENCE, Scan, history_schema};
-use crate::online::key::entity_keys;
-use crate::online::{BuildId, EntityKey, Epoch, Progress, RowLayout, RowVersion};
+use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, Scan};
+use crate::online::{BuildId, Epoch, Progress, RowLayout};
 use crate::registry::FeatureView;
-use crate::time::{CommitTime, DatasetVersion, EventTime};
-
-/// How many rows are read at their addresses at a time.
-const TAKE_ROWS: usize = 8192;
+use crate::time::{DatasetVersion, EventTime};
 
 /// How often a catch-up that another gateway overtook looks again.
 const ATTEMPTS_MAX: usize = 5;
@@ -77,7 +71,7 @@ impl Work<'_> {
 
     /// Applies the rows of the commits after `applied`. Rows that are there already lose against themselves.
     async fn replay(&self, applied: DatasetVersion) -> Result<()> {
-        let scan = Scan { columns: self.all_columns(), added_after: Some(applied), ..Scan::default() };
+        let scan = Scan { columns: all_columns(self.view), added_after: Some(applied), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         while let Some(batch) = batches.try_next().await? {
             self.apply(&batch).await?;
@@ -90,48 +84,11 @@ impl Work<'_> {
     /// it is the whole of.
     async fn rebuild(&self) -> Result<BuildId> {
         let building = self.stores.online.store().begin_build(self.view.id).await?;
-        let keys = self.view.keys.iter().map(|key| key.name.clone());
-        let order = [self.view.event_time.clone(), CREATED_TIME.to_owned(), SEQUENCE.to_owned()];
-        let scan = Scan { columns: keys.chain(order).collect(), row_address: true, ..Scan::default() };
-        let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
-        let mut newest: HashMap<EntityKey, (RowVersion, u64)> = HashMap::new();
-        while let Some(batch) = batches.try_next().await? {
-            self.keep_newest(&batch, &mut newest)?;
-        }
+        let newest = newest::of_each(self.stores, self.view, self.version, |row| row.event_time <= self.now).await?;
         let entities = newest.len();
-        self.apply_at(newest.into_values().map(|(_, address)| address).collect()).await?;
+        self.apply_at(newest.into_values().map(|row| row.address).collect()).await?;
         tracing::info!(view = %self.view.name, version = %self.version, entities, "online rows rebuilt");
         Ok(building)
-    }
-
-    fn keep_newest(&self, batch: &RecordBatch, newest: &mut HashMap<EntityKey, (RowVersion, u64)>) -> Result<()> {
-        let keys = self.view.keys.iter().map(|key| column(batch, &key.name).cloned()).collect::<Result<Vec<_>>>()?;
-        let entities = match keys.is_empty() {
-            true => vec![Some(EntityKey::global()); batch.num_rows()],
-            false => entity_keys(&self.view.keys, &keys)?,
-        };
-        let event_times = column(batch, &self.view.event_time)?.as_primitive::<TimestampMicrosecondType>();
-        let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
-        let sequences = column(batch, SEQUENCE)?.as_primitive::<Int64Type>();
-        let addresses = column(batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
-        for (row, entity) in entities.into_iter().enumerate() {
-            let version = RowVersion {
-                event_time: EventTime::from_micros(event_times.value(row)),
-                created_time: CommitTime::from_micros(created_times.value(row)),
-                sequence: sequences.value(row),
-            };
-            let Some(entity) = entity else { continue };
-            if version.event_time > self.now {
-                continue;
-            }
-            let candidate = (version, addresses.value(row));
-            match newest.entry(entity) {
-                Entry::Occupied(mut kept) if kept.get().0 < version => drop(kept.insert(candidate)),
-                Entry::Occupied(_) => {}
-                Entry::Vacant(slot) => drop(slot.insert(candidate)),
-            }
-        }
-        Ok(())
     }
 
     /// Keeps the rows that wait for their time. Those that were written as rows of the future and have become due since are
@@ -150,7 +107,7 @@ impl Work<'_> {
     /// As [`Work::wait`], for the rows added after `known`. They are read whole: after a rewrite they may be given from files
     /// that this version no longer has, where their addresses would lead nowhere. Gives whether there were any.
     async fn wait_for_added(&self, known: DatasetVersion) -> Result<bool> {
-        let scan = Scan { columns: self.all_columns(), added_after: Some(known), ..Scan::default() };
+        let scan = Scan { columns: all_columns(self.view), added_after: Some(known), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         let mut some = false;
         while let Some(batch) = batches.try_next().await? {
@@ -192,7 +149,7 @@ impl Work<'_> {
 
     async fn apply_at(&self, mut addresses: Vec<u64>) -> Result<()> {
         addresses.sort_unstable();
-        let columns = self.all_columns();
+        let columns = all_columns(self.view);
         for addresses in addresses.chunks(TAKE_ROWS) {
             let rows = self.stores.offline.take(self.dataset(), self.version, addresses, &columns).await?;
             self.apply(&rows).await?;
@@ -203,12 +160,4 @@ impl Work<'_> {
     async fn apply(&self, rows: &RecordBatch) -> Result<()> {
         self.stores.online.upsert(self.view.id, self.layout.pack(rows)?, self.now).await
     }
-
-    fn all_columns(&self) -> Vec<String> {
-        history_schema(self.view).fields().iter().map(|field| field.name().clone()).collect()
-    }
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
-    batch.column_by_name(name).ok_or_else(|| Error::internal(format!("a scan gave no column \"{name}\"")))
 }

@@ -19,12 +19,15 @@ use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
 use crate::time::{Clock, CommitTime};
 
 mod assign;
+mod audit;
 mod catch_up;
 mod check;
 mod commit;
+mod newest;
 mod number;
 mod validate;
 
+pub use audit::{Audit, AuditStep};
 use check::Checks;
 use commit::Relation;
 
@@ -206,6 +209,18 @@ impl Ingest {
     pub async fn optimize(&self, view: &FeatureView) -> Result<()> {
         let history = Dataset::History(view.id);
         self.stores.offline.cluster(history, &history_order(view), Extent::Whole).await.map(drop)
+    }
+
+    /// Forgets the online rows of a view and builds them anew. Its lookups read the offline store meanwhile, on every gateway.
+    pub async fn rebuild_online(&self, view: &FeatureView) -> Result<()> {
+        let _alone = self.caught_up.lock().await;
+        self.stores.online.forget(view.id).await?;
+        catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await
+    }
+
+    /// Compares the online rows of a view with its history, row by row; see [`Audit`]. Changes nothing.
+    pub async fn audit(&self, view: &FeatureView, progress: &(dyn Fn(AuditStep) + Sync)) -> Result<Audit> {
+        audit::view(&self.stores, view, progress).await
     }
 
     /// Keeps the files of every stored relation few, where small commits have made them many; one look each where they have not.

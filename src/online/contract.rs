@@ -54,7 +54,7 @@ impl RedisServer {
     }
 
     /// Runs a command of `redis-cli`.
-    pub(super) fn cli(&self, command: &[&str]) {
+    pub(crate) fn cli(&self, command: &[&str]) {
         let output =
             Command::new("redis-cli").arg("-s").arg(self.folder.path().join("redis.sock")).args(command).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -74,6 +74,8 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
         Statement::DropTag { tag, view, if_exists }
     } else if cursor.eat_words(&["optimize", "feature", "view"]) {
         Statement::Optimize(cursor.relation_name()?)
+    } else if cursor.eat_words(&["refresh", "online"]) {
+        Statement::RefreshOnline(cursor.relation_name()?)
     } else if cursor.eat_words(&["show", "feature", "views"]) {
         Statement::ShowFeatureViews
     } else if cursor.eat_words(&["show", "entities"]) {

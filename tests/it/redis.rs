@@ -285,3 +285,94 @@ async fn a_write_is_seen_by_the_next_lookup_of_every_gateway_on_the_same_redis()
         assert_eq!(harness::value(reader, LOOKUP).await, amount.to_string());
     }
 }
+
+/// What `tidegate audit` says and how it ends.
+fn audit(gateway: &Gateway, redis: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["audit", "--clock", harness::CLOCK, "--data"]).arg(gateway.store()).args(arguments);
+    if let Some(url) = redis {
+        command.args(["--redis", url]);
+    }
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+    (output.status.code(), said)
+}
+
+#[tokio::test]
+async fn an_audit_finds_what_differs_and_repairs_it_while_a_gateway_serves() {
+    let gateway = Setup::new(Online::Redis).start();
+    let client = gateway.connect().await;
+    define(&client).await;
+    harness::run(&client, "CREATE FEATURE VIEW visits (n BIGINT) ENTITY customer").await;
+    for amount in 1..=5 {
+        write(&client, amount).await;
+    }
+    harness::run(&client, "INSERT INTO visits VALUES (1, '2025-06-01 00:00Z', 7)").await;
+    until_online(&gateway, LOOKUP, "5").await;
+    let url = gateway.redis().url();
+    let (code, said) = audit(&gateway, Some(&url), &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 views audited: the online rows are those of the history."), "{said}");
+    // Somebody else deletes a row, which nothing tells the gateway.
+    let keys = gateway.redis().cli(&["--no-raw", "KEYS", "*{*"]);
+    assert_eq!(keys.lines().count(), 2, "{keys}");
+    let script = "for _, key in ipairs(redis.call('KEYS', '*{*')) do redis.call('DEL', key) end";
+    gateway.redis().cli(&["EVAL", script, "0"]);
+    let (code, said) = audit(&gateway, Some(&url), &["spend"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("1 view audited: 1 view differs from the history."), "{said}");
+    let (code, said) = audit(&gateway, Some(&url), &["--repair"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 views audited: 2 views differed and were repaired."), "{said}");
+    until_online(&gateway, LOOKUP, "5").await;
+    until_online(&gateway, "SELECT n FROM visits WHERE customer_id = 1", "7").await;
+    let (code, said) = audit(&gateway, Some(&url), &["spend", "visits"]);
+    assert_eq!(code, Some(0), "{said}");
+    // The same by hand, from within.
+    gateway.redis().cli(&["EVAL", script, "0"]);
+    harness::run(&client, "REFRESH ONLINE spend").await;
+    until_online(&gateway, LOOKUP, "5").await;
+    // What cannot be looked at.
+    for (redis, arguments, expected) in [
+        (None, &[][..], "the online rows are embedded in a gateway and cannot be seen from here"),
+        (Some("redis://127.0.0.1:1"), &[], "could not read from the online store (It cannot be reached.)"),
+        (Some(url.as_str()), &["nope"], "feature view \"nope\" does not exist"),
+        (Some("redis://:secret@a,b"), &[], "the address of the online store is not one of a Redis"),
+    ] {
+        let (code, said) = audit(&gateway, redis, arguments);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(expected) && !said.contains("secret"), "{said}");
+    }
+}
+
+/// Lookups go on, and are right, while a view is built anew again and again.
+#[tokio::test]
+async fn lookups_are_right_while_a_view_is_refreshed() {
+    let gateway = Setup::new(Online::Redis).start();
+    let client = gateway.connect().await;
+    define(&client).await;
+    let other = gateway.second();
+    let rows: Vec<String> = (0..2_000).map(|id| format!("({id}, '2025-06-01 00:00Z', {id})")).collect();
+    harness::run(&client, &format!("INSERT INTO spend VALUES {}", rows.join(", "))).await;
+    let lookup = "SELECT amount FROM spend WHERE customer_id = 1999";
+    for gateway in [&gateway, &other] {
+        until_online(gateway, lookup, "1999").await;
+    }
+    let refreshing = async {
+        for _ in 0..5 {
+            harness::run(&client, "REFRESH ONLINE spend").await;
+        }
+    };
+    let mut refreshing = std::pin::pin!(refreshing);
+    let (here, there) = (gateway.connect().await, other.connect().await);
+    loop {
+        tokio::select! {
+            () = &mut refreshing => break,
+            found = answer(&here, lookup) => check(found, "1999"),
+            found = answer(&there, lookup) => check(found, "1999"),
+        }
+    }
+    for gateway in [&gateway, &other] {
+        until_online(gateway, lookup, "1999").await;
+    }
+}
