@@ -100,6 +100,7 @@ fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
         (&["refresh"], "REFRESH"),
     ];
     match unbuilt.iter().find(|(words, _)| cursor.at_words(words)) {
+        Some(_) if cursor.at_words(&["refresh", "online"]) => Ok(()),
         Some((_, name)) => Err(Error::unsupported(*name).at(cursor.position())),
         None => Ok(()),
     }

@@ -220,6 +220,8 @@ fn tail(log: &Path) -> String {
 pub(crate) struct Redis {
     child: parking_lot::Mutex<Child>,
     port: u16,
+    /// Of its own: a replica writes there what it is sent, and a Redis reads at its start what it finds there.
+    folder: TempDir,
 }
 
 impl Redis {
@@ -231,10 +233,11 @@ impl Redis {
     /// As [`Redis::start`], with further arguments for the port it is given.
     fn start_with(arguments: &dyn Fn(u16) -> Vec<String>) -> Self {
         // Another process may take the free port between the look and the start: then look again.
+        let folder = temporary_folder();
         for _ in 0..10 {
             let port = free_port();
-            if let Some(child) = spawn_redis(port, &arguments(port)) {
-                return Self { child: parking_lot::Mutex::new(child), port };
+            if let Some(child) = spawn_redis(port, folder.path(), &arguments(port)) {
+                return Self { child: parking_lot::Mutex::new(child), port, folder };
             }
         }
         panic!("redis-server did not start on any of ten free ports");
@@ -275,7 +278,8 @@ impl Redis {
 
     /// Brings it back, empty.
     pub(crate) fn start_again(&self) {
-        *self.child.lock() = spawn_redis(self.port, &[]).expect("the port was ours a moment ago");
+        let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
+        *self.child.lock() = spawn_redis(self.port, self.folder.path(), &[]).expect("the port was ours a moment ago");
     }
 }
 
@@ -325,7 +329,7 @@ fn free_port() -> u16 {
 }
 
 /// `arguments` begin with the configuration file, if there is one.
-fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
+fn spawn_redis(port: u16, folder: &Path, arguments: &[String]) -> Option<Child> {
     let (file, rest) = match arguments {
         [file, rest @ ..] => (Some(file), rest),
         [] => (None, arguments),
@@ -338,7 +342,7 @@ fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
         .args(rest)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .current_dir(std::env::temp_dir())
+        .current_dir(folder)
         .spawn()
         .expect("redis-server is installed (`make test` installs it; or: apt-get install redis-server)");
     let deadline = Instant::now() + START_DEADLINE;

@@ -290,6 +290,7 @@ async fn a_write_is_seen_by_the_next_lookup_of_every_gateway_on_the_same_redis()
 fn audit(gateway: &Gateway, redis: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(["audit", "--clock", harness::CLOCK, "--data"]).arg(gateway.store()).args(arguments);
+    command.env_remove("TIDEGATE_CASES").env_remove("TIDEGATE_SLT");
     if let Some(url) = redis {
         command.args(["--redis", url]);
     }
@@ -300,7 +301,12 @@ fn audit(gateway: &Gateway, redis: Option<&str>, arguments: &[&str]) -> (Option<
 
 #[tokio::test]
 async fn an_audit_finds_what_differs_and_repairs_it_while_a_gateway_serves() {
-    let gateway = Setup::new(Online::Redis).start();
+    // A password keeps gateways of other tests away, whose own Redis had this port before.
+    let redis = Redis::start();
+    assert_eq!(redis.cli(&["CONFIG", "SET", "requirepass", "sesame"]), "OK");
+    let url = redis.url().replace("://", "://:sesame@");
+    let cli = |command: &[&str]| redis.cli(&[&["--no-auth-warning", "-a", "sesame"], command].concat());
+    let gateway = Setup::new(Online::Embedded).redis_at(&url).start();
     let client = gateway.connect().await;
     define(&client).await;
     harness::run(&client, "CREATE FEATURE VIEW visits (n BIGINT) ENTITY customer").await;
@@ -309,15 +315,14 @@ async fn an_audit_finds_what_differs_and_repairs_it_while_a_gateway_serves() {
     }
     harness::run(&client, "INSERT INTO visits VALUES (1, '2025-06-01 00:00Z', 7)").await;
     until_online(&gateway, LOOKUP, "5").await;
-    let url = gateway.redis().url();
     let (code, said) = audit(&gateway, Some(&url), &[]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 views audited: the online rows are those of the history."), "{said}");
     // Somebody else deletes a row, which nothing tells the gateway.
-    let keys = gateway.redis().cli(&["--no-raw", "KEYS", "*{*"]);
+    let keys = cli(&["--no-raw", "KEYS", "*{*"]);
     assert_eq!(keys.lines().count(), 2, "{keys}");
     let script = "for _, key in ipairs(redis.call('KEYS', '*{*')) do redis.call('DEL', key) end";
-    gateway.redis().cli(&["EVAL", script, "0"]);
+    cli(&["EVAL", script, "0"]);
     let (code, said) = audit(&gateway, Some(&url), &["spend"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("1 view audited: 1 view differs from the history."), "{said}");
@@ -329,7 +334,7 @@ async fn an_audit_finds_what_differs_and_repairs_it_while_a_gateway_serves() {
     let (code, said) = audit(&gateway, Some(&url), &["spend", "visits"]);
     assert_eq!(code, Some(0), "{said}");
     // The same by hand, from within.
-    gateway.redis().cli(&["EVAL", script, "0"]);
+    cli(&["EVAL", script, "0"]);
     harness::run(&client, "REFRESH ONLINE spend").await;
     until_online(&gateway, LOOKUP, "5").await;
     // What cannot be looked at.
