@@ -1,12 +1,13 @@
 //! Bringing the online rows of a view up to its history.
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{and, filter_record_batch};
 use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
 use futures::TryStreamExt;
 
 use super::Stores;
-use super::newest::{self, TAKE_ROWS, all_columns, column};
+use super::newest::{self, TAKE_ROWS, all_columns, column, versions};
 use crate::error::{Error, Result};
 use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, Scan};
 use crate::online::{BuildId, Epoch, Progress, RowLayout};
@@ -74,10 +75,31 @@ impl Work<'_> {
         let scan = Scan { columns: all_columns(self.view), added_after: Some(applied), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         while let Some(batch) = batches.try_next().await? {
-            self.apply(&batch).await?;
+            self.apply(&self.without_outdated(&batch)?).await?;
         }
         tracing::info!(view = %self.view.name, from = %applied, to = %self.version, "online rows caught up");
         Ok(())
+    }
+
+    /// The rows but those which the next row of their entity outdates. Rows are stored sorted by keys and times, so few of a
+    /// large commit are left.
+    fn without_outdated(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let Some(last) = batch.num_rows().checked_sub(1) else { return Ok(batch.clone()) };
+        let failed = |source| Error::internal("rows could not be compared").caused_by(source);
+        let mut same_entity = BooleanArray::from(vec![true; last]);
+        for key in &self.view.keys {
+            let values = column(batch, &key.name)?;
+            let equal = not_distinct(&values.slice(0, last), &values.slice(1, last)).map_err(failed)?;
+            same_entity = and(&same_entity, &equal).map_err(failed)?;
+        }
+        let version = versions(batch, &self.view.event_time)?;
+        // A row of the future outdates nothing yet.
+        let outdated = |row: usize| {
+            let next = version(row + 1);
+            same_entity.value(row) && next.event_time <= self.now && next > version(row)
+        };
+        let kept: BooleanArray = (0..=last).map(|row| Some(row == last || !outdated(row))).collect();
+        filter_record_batch(batch, &kept).map_err(failed)
     }
 
     /// Applies the newest row of each entity: finds them by their keys and times, then reads only them. Gives the building that

@@ -60,19 +60,22 @@ fn rows_of(view: &FeatureView, batch: &RecordBatch) -> Result<Vec<(EntityKey, Fo
         true => vec![Some(EntityKey::global()); batch.num_rows()],
         false => entity_keys(&view.keys, &keys)?,
     };
-    let event_times = column(batch, &view.event_time)?.as_primitive::<TimestampMicrosecondType>();
+    let version = versions(batch, &view.event_time)?;
+    let addresses = column(batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
+    let found = |row: usize| Found { version: version(row), address: addresses.value(row) };
+    Ok(entities.into_iter().enumerate().filter_map(|(row, entity)| Some((entity?, found(row)))).collect())
+}
+
+/// What orders the rows of a batch of history, by row.
+pub(super) fn versions<'a>(batch: &'a RecordBatch, event_time: &str) -> Result<impl Fn(usize) -> RowVersion + 'a> {
+    let event_times = column(batch, event_time)?.as_primitive::<TimestampMicrosecondType>();
     let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
     let sequences = column(batch, SEQUENCE)?.as_primitive::<Int64Type>();
-    let addresses = column(batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
-    let found = |row: usize| Found {
-        version: RowVersion {
-            event_time: EventTime::from_micros(event_times.value(row)),
-            created_time: CommitTime::from_micros(created_times.value(row)),
-            sequence: sequences.value(row),
-        },
-        address: addresses.value(row),
-    };
-    Ok(entities.into_iter().enumerate().filter_map(|(row, entity)| Some((entity?, found(row)))).collect())
+    Ok(|row| RowVersion {
+        event_time: EventTime::from_micros(event_times.value(row)),
+        created_time: CommitTime::from_micros(created_times.value(row)),
+        sequence: sequences.value(row),
+    })
 }
 
 /// The columns of the view's history.
