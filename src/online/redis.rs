@@ -9,13 +9,13 @@
 //!
 //! - `<store>` is the store's id (`store` in the newest document under `registry/`, a uuid) as its 16 bytes in base64url without
 //!   padding: 22 letters. Two stores share a Redis without meeting.
-//! - `<view>` is the view's object number in decimal digits: a view made anew finds nothing of the one before.
+//! - `<view>` is the view's object number (`id` there) in decimal digits: a view made anew finds nothing of the one before.
 //! - `<entity>` is the bytes of the entity's key, as [`key`](super::key) says, as they are. The braces make an entity's rows of all
 //!   views neighbours in a cluster.
 //! - A version is that of the view's history dataset, in decimal digits: the row of every entity is there and the newest up to
 //!   that commit, unless its event time has not come. Without this key the rows are worth nothing.
 //!
-//! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the two scripts below, which compare first.
+//! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the scripts below, which compare first.
 //!
 //! A Redis that is away is noticed by [`link`], and calls then fail at once. One that hangs, or answers slowly, costs a lookup
 //! [`CallLimits::read`] and a write [`CallLimits::write`], never more: who waits is told, and the rows are in the offline store either

@@ -15,6 +15,7 @@ mod demo;
 mod durability;
 mod faults;
 mod harness;
+mod layout;
 mod oracle;
 mod readme;
 mod redis;
