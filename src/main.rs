@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
 use tidegate::error::Result;
 use tidegate::gateway::Gateway;
+use tidegate::gateway::audit::{self, Audited, Repair};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,24 @@ enum Command {
         #[command(flatten)]
         given: Given,
     },
+    /// Hold the rows in Redis against the history in the data folder, row by row
+    ///
+    /// Reads both stores directly, while gateways serve. Prints a line a view: how many entities should have an online row, and
+    /// how many rows are missing, older or newer than the newest, different in content, or of entities that the history does
+    /// not know. Exits with 0 where there is no difference, or none is left; with 1 where there is one; with 2 where it could
+    /// not look.
+    Audit {
+        /// The feature views; all that are kept online where none is named
+        #[arg(value_name = "VIEW")]
+        views: Vec<String>,
+        /// Build the online rows of views that differ anew, while gateways serve them from the history
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        given: Given,
+    },
     /// Load real data into an embedded store, show what it answers, and keep serving
     Demo {
         /// The address to listen on
@@ -46,11 +65,15 @@ fn main() -> ExitCode {
     tune_libraries();
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,tidegate=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let trouble = match command_line.command {
+        Command::Audit { .. } => ExitCode::from(2),
+        Command::Serve { .. } | Command::Demo { .. } => ExitCode::FAILURE,
+    };
     match run(command_line.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            trouble
         }
     }
 }
@@ -76,7 +99,7 @@ fn tune_libraries() {
     tracing::debug!(%error, "could not start again with tuned libraries");
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     refuse_unknown_variables(std::env::vars().map(|(name, _)| name))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -87,11 +110,25 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Serve { file, given } => {
                 let gateway = Gateway::open(given.resolve(file.config.as_deref())?).await?;
-                gateway.serve(announce, stop_signal()).await
+                gateway.serve(announce, stop_signal()).await?;
             }
-            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await,
+            Command::Audit { views, repair, file, given } => {
+                let repair = if repair { Repair::Yes } else { Repair::No };
+                let audited = audit::audit(&given.resolve(file.config.as_deref())?, &views, repair).await?;
+                say(&audit::summary(&audited));
+                if !audited.iter().all(Audited::agrees) {
+                    return Ok(ExitCode::from(1));
+                }
+            }
+            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command that has one")]
+fn say(text: &str) {
+    print!("{text}");
 }
 
 #[expect(clippy::print_stdout, reason = "the one line that says where connections are accepted")]
