@@ -109,7 +109,7 @@ def run_duckdb(shape, folder, note, natural):
         connection.execute(f"CREATE OR REPLACE TABLE result AS {query}")
 
     def receive():
-        connection.execute(query).fetch_arrow_table()
+        connection.execute(query).to_arrow_table()
 
     note(once, lambda: connection.execute(checksum_sql(shape)).fetchone(), None, receive)
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
@@ -24,8 +24,9 @@ const SORTED_BYTES: usize = 96 << 20;
 /// How many pieces are checked and sorted while one is written.
 const PIECES_AHEAD: usize = 2;
 
-/// The rows of one batch that the offline store gets.
-const BATCH_ROWS: usize = 1 << 16;
+/// About how many bytes of a table's rows are put together. Lance makes a page of what many small pieces of a large array take
+/// up together, which is the large array each time: they get an array of their own.
+const GATHERED_BYTES: usize = 16 << 20;
 
 /// What rows of one relation have to be.
 #[derive(Clone, Debug)]
@@ -67,7 +68,7 @@ pub(super) struct More {
 pub(super) async fn gather(intaker: Intaker, mut rows: BatchStream, intake: Intake) -> Result<Gathered> {
     let (mut come, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = rows.try_next().await? {
-        bytes += batch.get_array_memory_size();
+        bytes += own_bytes(&batch);
         come.push(batch);
         if bytes > HELD_BYTES_MAX {
             return Ok(Gathered::More(More { intaker, intake, come, coming: rows }));
@@ -95,13 +96,10 @@ pub(super) async fn stage(stores: &Stores, more: More) -> Result<(Staged, u64)> 
     let created_time = stores.clock.now();
     let rows = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&rows);
-    let stored = stored_pieces(more, created_time).map_ok(move |piece| {
+    let stored = stored_pieces(more, created_time).inspect_ok(move |piece| {
         counted.fetch_add(piece.num_rows() as u64, Ordering::Relaxed);
-        let starts = (0..piece.num_rows()).step_by(BATCH_ROWS);
-        let slices: Vec<_> = starts.map(|start| Ok(piece.slice(start, BATCH_ROWS.min(piece.num_rows() - start)))).collect();
-        stream::iter(slices)
     });
-    let staged = stores.offline.stage(dataset, stored.try_flatten().boxed(), created_time).await?;
+    let staged = stores.offline.stage(dataset, stored.boxed(), created_time).await?;
     Ok((staged, rows.load(Ordering::Relaxed)))
 }
 
@@ -111,7 +109,7 @@ fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Res
     let nonce = first_sequence();
     let whole = match &intaker.target {
         Target::View(_) => SORTED_BYTES,
-        Target::Table(_) => 0,
+        Target::Table(_) => GATHERED_BYTES,
     };
     let batches = stream::iter(come.into_iter().map(Ok)).chain(coming);
     pieces(batches, whole)
@@ -142,6 +140,12 @@ struct Piece {
     first_row: usize,
 }
 
+/// The bytes of a batch's own rows, where it may be a slice of a larger one.
+fn own_bytes(batch: &RecordBatch) -> usize {
+    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
+    batch.columns().iter().map(column).sum()
+}
+
 /// The batches in pieces of about so many bytes.
 fn pieces(
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
@@ -151,7 +155,7 @@ fn pieces(
         let (mut piece, mut bytes, mut rows) = (Vec::new(), 0, 0);
         while piece.is_empty() || bytes < bytes_min {
             let Some(batch) = batches.try_next().await? else { break };
-            bytes += batch.get_array_memory_size();
+            bytes += own_bytes(&batch);
             rows += batch.num_rows();
             if batch.num_rows() > 0 {
                 piece.push(batch);
