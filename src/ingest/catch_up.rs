@@ -34,12 +34,12 @@ pub(super) async fn view(stores: &Stores, view: &FeatureView, now: EventTime) ->
         let work = Work { stores, view, layout: RowLayout::new(view), version: latest.version, now };
         let moved = match applied {
             Some(applied) if applied == latest.version => true,
-            Some(applied) if applied < latest.version => {
-                work.replay(applied).await?;
+            Some(applied) if applied < latest.version && work.replayed(applied).await? => {
                 stores.online.store().advance(view.id, Some(applied), latest.version).await?
             }
             Some(_) | None => {
-                // Applied commits that were never made are those of a store that is gone.
+                // Applied commits that were never made are those of a store that is gone; what followed one whose version
+                // was dropped cannot be told.
                 stores.online.set_unready(view.id);
                 if applied.is_some() {
                     stores.online.forget(view.id).await?;
@@ -70,6 +70,20 @@ struct Work<'a> {
 impl Work<'_> {
     fn dataset(&self) -> Dataset {
         Dataset::History(self.view.id)
+    }
+
+    /// As [`Work::replay`]; `false` where versions that it takes were dropped.
+    async fn replayed(&self, applied: DatasetVersion) -> Result<bool> {
+        self.unless_dropped(applied, self.replay(applied).await).await
+    }
+
+    /// Whether something was done with the versions from `from` on; `false` where it failed because some were dropped.
+    async fn unless_dropped(&self, from: DatasetVersion, done: Result<()>) -> Result<bool> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(_) if self.stores.offline.earliest(self.dataset()).await? > from => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Applies the rows of the commits after `applied`. Rows that are there already lose against themselves.
@@ -151,9 +165,12 @@ impl Work<'_> {
         if known == Some(self.version) {
             return Ok(());
         }
-        match known {
-            Some(known) => self.wait_for_added(known).await?,
-            None => self.wait_for_all().await?,
+        let added_known = match known {
+            Some(known) => self.unless_dropped(known, self.wait_for_added(known).await).await?,
+            None => false,
+        };
+        if !added_known {
+            self.wait_for_all().await?;
         }
         self.stores.online.set_waiting_through(self.view.id, self.version);
         Ok(())

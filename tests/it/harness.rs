@@ -31,17 +31,24 @@ pub(crate) enum Online {
 pub(crate) struct Setup {
     online: Online,
     clock: String,
+    retention: Option<String>,
 }
 
 impl Setup {
     /// A set clock and this online store.
     pub(crate) fn new(online: Online) -> Self {
-        Self { online, clock: CLOCK.into() }
+        Self { online, clock: CLOCK.into(), retention: None }
     }
 
     /// Another place for the clock to stand.
     pub(crate) fn clock(mut self, instant: &str) -> Self {
         self.clock = instant.into();
+        self
+    }
+
+    /// How long older versions stay.
+    pub(crate) fn retention(mut self, interval: &str) -> Self {
+        self.retention = Some(interval.into());
         self
     }
 
@@ -69,6 +76,9 @@ impl Gateway {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("store"));
         if let Some(redis) = &redis {
             command.args(["--redis", &redis.url()]);
+        }
+        if let Some(retention) = &setup.retention {
+            command.args(["--retention", retention]);
         }
         let mut child = command
             .args(["--clock", &setup.clock])

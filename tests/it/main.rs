@@ -16,6 +16,7 @@ mod durability;
 mod faults;
 mod harness;
 mod oracle;
+mod pruning;
 mod readme;
 mod slt;
 mod text;
