@@ -46,6 +46,10 @@ pub struct Given {
     /// The most that a block or a COPY may hold until it is written, in MiB; what a query gives is written as it comes [default: 2048]
     #[arg(long, env = "TIDEGATE_WRITE_MIB", value_name = "N")]
     pub write_mib: Option<usize>,
+    /// How long a version of a view stays after a newer one came, as an interval: '30 days'. Versions that a tag names stay
+    /// longer. Answers AS OF and FOR SYSTEM_TIME AS OF do not depend on it, VERSION AS OF does [default: every version stays]
+    #[arg(long, env = "TIDEGATE_RETENTION", value_name = "INTERVAL")]
+    pub retention: Option<String>,
     /// The longest message of a client, in MiB [default: 16]
     #[arg(long, env = "TIDEGATE_MESSAGE_MIB", value_name = "N")]
     pub message_mib: Option<usize>,
@@ -62,7 +66,7 @@ pub enum Switch {
 }
 
 /// The variables that mean settings, besides `TIDEGATE_CONFIG` and `TIDEGATE_LOG`.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 14] = [
     "TIDEGATE_LISTEN",
     "TIDEGATE_DATA",
     "TIDEGATE_REDIS",
@@ -73,6 +77,7 @@ const VARIABLES: [&str; 13] = [
     "TIDEGATE_MAX_CONNECTIONS",
     "TIDEGATE_MEMORY_MIB",
     "TIDEGATE_WRITE_MIB",
+    "TIDEGATE_RETENTION",
     "TIDEGATE_MESSAGE_MIB",
     "TIDEGATE_CONFIG",
     "TIDEGATE_LOG",
@@ -101,6 +106,8 @@ pub struct Config {
     pub memory_bytes_max: usize,
     /// The most bytes that one statement or block may write.
     pub write_bytes_max: usize,
+    /// How long a version stays after a newer one came, as an interval; `None`, every version does.
+    pub retention: Option<String>,
     /// The longest message of a client, in bytes.
     pub message_bytes_max: usize,
 }
@@ -123,6 +130,7 @@ impl Given {
             connections_max: at_least_one("max_connections", self.max_connections.or(file.max_connections), 1000)?,
             memory_bytes_max: at_least_one("memory_mib", self.memory_mib.or(file.memory_mib), 4096)? << 20,
             write_bytes_max: at_least_one("write_mib", self.write_mib.or(file.write_mib), 2048)? << 20,
+            retention: self.retention.or(file.retention),
             message_bytes_max: at_least_one("message_mib", self.message_mib.or(file.message_mib), 16)? << 20,
         })
     }

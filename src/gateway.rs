@@ -23,17 +23,23 @@ use crate::metrics::Metrics;
 use crate::offline::{Durability, LanceStore, SharedOfflineStore};
 use crate::online::{CallLimits, MemoryStore, OnlineStore, OnlineViews, RedisStore};
 use crate::planner::{Planner, PlannerConfig, Stores};
-use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target};
+use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target, Ttl};
 use crate::server::{self, ServerConfig};
 use crate::session::{Services, SessionLimits};
 use crate::time::{Clock, CommitTime, SetClock, SystemClock};
-use crate::types::text::parse_instant;
+use crate::types::text::{parse_instant, parse_interval};
 
 /// How often a gateway looks for what others did. Others' definitions and commits are seen within twice this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(400);
 
 /// How often a gateway looks for small files to put together. At 1,000 commits a second about that many files gather.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a gateway looks for what nobody can read any more; with a short retention more often.
+const TIDY_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The shortest time between two such looks.
+const TIDY_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// How long the start waits for the online rows; lookups of views that are not ready then read the offline store.
 const CATCH_UP_AT_START: Duration = Duration::from_secs(20);
@@ -46,6 +52,7 @@ const PREPARED_MAX: usize = 1000;
 pub struct Gateway {
     services: Arc<Services>,
     config: Config,
+    retention: Option<Ttl>,
 }
 
 impl Gateway {
@@ -54,6 +61,7 @@ impl Gateway {
     /// Fails where the store's root cannot be used. A Redis that is away is no failure: lookups say so until it is back.
     pub async fn open(config: Config) -> Result<Self> {
         let clock = clock(config.clock.as_deref())?;
+        let retention = config.retention.as_deref().map(retention).transpose()?;
         let registry = Arc::new(RegistryStore::open(&config.data).await?);
         let durability = if config.fsync { Durability::Synced } else { Durability::Cached };
         let offline: SharedOfflineStore = Arc::new(LanceStore::with_durability(&config.data, durability)?);
@@ -65,7 +73,7 @@ impl Gateway {
         let stores = Stores { offline, online, metrics: Arc::new(Metrics::default()) };
         let limits = SessionLimits { write_bytes_max: config.write_bytes_max, prepared_max: PREPARED_MAX };
         let services = Arc::new(Services { registry, catalog, planner, ingest, stores, clock, limits });
-        let gateway = Self { services, config };
+        let gateway = Self { services, config, retention };
         gateway.start_following().await;
         Ok(gateway)
     }
@@ -88,12 +96,14 @@ impl Gateway {
         server.limits.message_bytes_max = self.config.message_bytes_max;
         let (stop, stopped) = watch::channel(false);
         let maintainer = tokio::spawn(maintain(Arc::clone(&self.services), stopped.clone()));
+        let tidier = tokio::spawn(tidy(Arc::clone(&self.services), self.retention, stopped.clone()));
         let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
         info!(%address, data = %self.config.data, "accepting connections");
         ready(address);
         server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
         stop.send_replace(true);
         maintainer.await.map_err(|source| Error::internal("the task that keeps files few failed").caused_by(source))?;
+        tidier.await.map_err(|source| Error::internal("the task that removes old files failed").caused_by(source))?;
         follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))
     }
 
@@ -113,6 +123,16 @@ fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
         None => Ok(Arc::new(SystemClock)),
         Some(instant) => Ok(Arc::new(SetClock::new(CommitTime::from_micros(parse_instant(instant, "UTC")?)))),
     }
+}
+
+/// How long older versions are kept. An interval without a fixed length is refused.
+fn retention(interval: &str) -> Result<Ttl> {
+    let length = parse_interval(interval).and_then(Ttl::from_interval);
+    length.map_err(|error| {
+        Error::new(SqlState::ConfigFileError, format!("retention \"{interval}\" is no length of time"))
+            .detail(error.message().to_owned())
+            .hint("Give days (of 24 hours) or less, as in '30 days'.")
+    })
 }
 
 fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
@@ -163,6 +183,31 @@ async fn maintain(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
             maintained = services.ingest.maintain(&registry) => {
                 if let Err(error) = maintained {
                     warn!(%error, "small files could not be put together");
+                }
+            }
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+/// Removes what nobody can read any more, until told to stop.
+async fn tidy(services: Arc<Services>, retention: Option<Ttl>, mut stopped: watch::Receiver<bool>) {
+    let kept = retention.and_then(|kept| u64::try_from(kept.micros()).ok()).map(Duration::from_micros);
+    let pause = kept.map_or(TIDY_INTERVAL, |kept| (kept / 4).clamp(TIDY_INTERVAL_MIN, TIDY_INTERVAL));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.changed() => return,
+        }
+        let tidied = async {
+            // A tag that another gateway has just given counts.
+            services.registry.refresh().await?;
+            services.ingest.tidy(&services.registry.current(), retention).await
+        };
+        tokio::select! {
+            tidied = tidied => {
+                if let Err(error) = tidied {
+                    warn!(%error, "old files and versions could not be removed");
                 }
             }
             _ = stopped.changed() => return,

@@ -55,7 +55,10 @@
 //! it.** That sentence is the design.
 //!
 //! Small files are merged and sorted beside readers and writers, by [`gateway`] now and then and by `OPTIMIZE FEATURE VIEW` at
-//! once: a rewrite is a version of its own that holds the same rows.
+//! once: a rewrite is a version of its own that holds the same rows. Where rows of an entity or of a time lie together, zone
+//! maps beside the data let a scan leave out the rest; they are only a cache. Files of writes that were killed are removed
+//! after an hour, and with `--retention` older versions too. Answers for past system times do not come from older versions:
+//! each row carries its `created_time`, so only `VERSION AS OF` depends on what is kept.
 //!
 //! ## When the online store fails
 //!

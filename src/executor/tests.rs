@@ -20,7 +20,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Result;
-use crate::offline::{BatchStream, Commit, Dataset, Extent, OfflineStore, Predicate, ROW_ADDRESS, Scan, Staged, history_schema};
+use crate::offline::{
+    BatchStream, Commit, Dataset, Extent, OfflineStore, Predicate, ROW_ADDRESS, Retention, Scan, Staged, history_schema,
+};
 use crate::online::{MemoryStore, OnlineViews};
 use crate::registry::{Feature, FeatureView, KeyColumn, ObjectId, Ttl};
 use crate::time::{CommitTime, DatasetVersion, EventTime};
@@ -110,6 +112,14 @@ impl OfflineStore for FixedRows {
         let places: Vec<_> = columns.iter().map(|name| rows.schema().index_of(name).unwrap()).collect();
         let rows = rows.project(&places).unwrap();
         Ok(take_record_batch(&rows, &UInt64Array::from(addresses.to_vec())).unwrap())
+    }
+
+    async fn tidy(&self, _dataset: Dataset, _retention: Option<&Retention>) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn earliest(&self, _dataset: Dataset) -> Result<DatasetVersion> {
+        Ok(DatasetVersion(1))
     }
 
     async fn remove(&self, _dataset: Dataset) -> Result<()> {

@@ -28,12 +28,10 @@ pub(super) async fn view(stores: &Stores, view: &FeatureView, now: EventTime) ->
         let work = Work { stores, view, layout: RowLayout::new(view), version: latest.version, now };
         let from = match applied {
             Some(applied) if applied == latest.version => None,
-            Some(applied) if applied < latest.version => {
-                work.replay(applied).await?;
-                Some(Progress::Through(applied))
-            }
+            Some(applied) if applied < latest.version && work.replayed(applied).await? => Some(Progress::Through(applied)),
             Some(_) => {
-                // Applied commits that were never made are those of a store that is gone.
+                // Applied commits that were never made are those of a store that is gone; what followed one whose version
+                // was dropped cannot be told.
                 stores.online.forget(view.id).await?;
                 continue;
             }
@@ -68,6 +66,20 @@ struct Work<'a> {
 impl Work<'_> {
     fn dataset(&self) -> Dataset {
         Dataset::History(self.view.id)
+    }
+
+    /// As [`Work::replay`]; `false` where versions that it takes were dropped.
+    async fn replayed(&self, applied: DatasetVersion) -> Result<bool> {
+        Ok(self.unless_dropped(applied, self.replay(applied).await).await?.is_some())
+    }
+
+    /// What was done with the versions from `from` on; `None` where it failed because some were dropped.
+    async fn unless_dropped<T>(&self, from: DatasetVersion, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(_) if self.stores.offline.earliest(self.dataset()).await? > from => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Applies the rows of the commits after `applied`. Rows that are there already lose against themselves.
@@ -119,7 +131,10 @@ impl Work<'_> {
         let known = self.stores.online.waiting_through(self.view.id, epoch);
         let some = match known {
             Some(known) if known == self.version => false,
-            Some(known) => self.wait_for_added(known).await?,
+            Some(known) => match self.unless_dropped(known, self.wait_for_added(known).await).await? {
+                Some(some) => some,
+                None => self.wait_for_all().await?,
+            },
             None => self.wait_for_all().await?,
         };
         self.stores.online.set_waiting_through(self.view.id, self.version, epoch, some);

@@ -13,9 +13,9 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result, SqlState};
-use crate::offline::{BatchStream, Dataset, Extent, SharedOfflineStore, history_order, history_schema};
+use crate::offline::{BatchStream, Dataset, Extent, Retention, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
-use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
+use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target, Ttl};
 use crate::time::{Clock, CommitTime};
 
 mod assign;
@@ -249,6 +249,24 @@ impl Ingest {
         let mut first_error = None;
         for (dataset, order) in views.chain(tables.map(|table| (Dataset::Table(table.id), Vec::new()))) {
             if let Err(error) = self.stores.offline.cluster(dataset, &order, Extent::Tail).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Removes from the store what nobody can read any more, and older versions than `retention` keeps, where there is one: those
+    /// that had a successor so long ago, and that no tag names. Answers for past system times stay: they do not come from older
+    /// versions. A relation that cannot be tidied does not keep the others from it; the first error is given.
+    pub async fn tidy(&self, registry: &Registry, retention: Option<Ttl>) -> Result<()> {
+        let now = self.stores.clock.now().as_event_time();
+        let since = Ttl::oldest(retention, now).map(|since| CommitTime::from_micros(since.micros()));
+        let views = registry.views.values().map(|view| (Dataset::History(view.id), view.tags.values().copied().collect()));
+        let tables = registry.tables.values().filter(|table| table.source == TableSource::Stored);
+        let mut first_error = None;
+        for (dataset, tagged) in views.chain(tables.map(|table| (Dataset::Table(table.id), Vec::new()))) {
+            let retention = since.map(|since| Retention { since, tagged });
+            if let Err(error) = self.stores.offline.tidy(dataset, retention.as_ref()).await {
                 first_error.get_or_insert(error);
             }
         }

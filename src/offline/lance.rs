@@ -6,7 +6,10 @@
 mod durable;
 mod filter;
 mod handles;
+mod leftovers;
+mod near;
 mod read;
+mod retention;
 mod rewrite;
 mod sidecar;
 mod stage;
@@ -14,8 +17,10 @@ mod stored;
 mod zone_cache;
 mod zones;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -23,11 +28,13 @@ use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, stream};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance::io::ObjectStore;
+use parking_lot::Mutex;
 
 use self::handles::{Handle, Handles};
+use self::leftovers::{LEFTOVER_AGE, Named};
 pub use self::stage::Staged;
 use self::zone_cache::ZoneCache;
-use super::{BatchStream, Commit, Dataset, Extent, OfflineStore, ROW_ADDRESS, Scan};
+use super::{BatchStream, Commit, Dataset, Extent, OfflineStore, ROW_ADDRESS, Retention, Scan};
 use crate::error::{Error, Result, SqlState};
 use crate::time::{CommitTime, DatasetVersion};
 
@@ -56,6 +63,8 @@ pub struct LanceStore {
     durability: Durability,
     handles: Handles,
     zones: ZoneCache,
+    named: Mutex<HashMap<Dataset, Named>>,
+    leftover_age: Duration,
 }
 
 impl LanceStore {
@@ -72,7 +81,20 @@ impl LanceStore {
         }
         let root = std::path::absolute(folder)
             .map_err(|source| Error::new(SqlState::IoError, format!("could not use folder \"{folder}\"")).caused_by(source))?;
-        Ok(Self { handles: Handles::new(root.clone()), zones: ZoneCache::default(), root, durability })
+        Ok(Self {
+            handles: Handles::new(root.clone()),
+            root,
+            durability,
+            zones: ZoneCache::default(),
+            named: Mutex::default(),
+            leftover_age: LEFTOVER_AGE,
+        })
+    }
+
+    /// The same store, which takes files for nobody's at another age than an hour.
+    #[must_use]
+    pub fn with_leftover_age(self, leftover_age: Duration) -> Self {
+        Self { leftover_age, ..self }
     }
 
     fn folder(&self, dataset: Dataset) -> PathBuf {
@@ -180,8 +202,21 @@ impl OfflineStore for LanceStore {
         self.rewrite(dataset, order, extent).await
     }
 
+    async fn tidy(&self, dataset: Dataset, retention: Option<&Retention>) -> Result<usize> {
+        let dropped = match retention {
+            Some(retention) => self.drop_versions(dataset, retention).await?,
+            None => 0,
+        };
+        Ok(dropped + self.remove_leftovers(dataset).await?)
+    }
+
+    async fn earliest(&self, dataset: Dataset) -> Result<DatasetVersion> {
+        self.earliest_version(dataset).await
+    }
+
     async fn remove(&self, dataset: Dataset) -> Result<()> {
         self.handles.forget(dataset);
+        self.named.lock().remove(&dataset);
         let folder = match dataset {
             Dataset::History(id) => self.root.join(format!("views/{id}")),
             Dataset::Table(_) => self.folder(dataset),
@@ -269,7 +304,5 @@ fn batch_rows(schema: &Schema) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1024, BATCH_ROWS_MAX)
 }
 
-#[cfg(test)]
-mod prune_tests;
 #[cfg(test)]
 mod tests;

@@ -107,6 +107,15 @@ pub enum Extent {
     Whole,
 }
 
+/// Which older versions of a dataset are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that were the newest at this instant or later.
+    pub since: CommitTime,
+    /// And these, whatever their age.
+    pub tagged: Vec<DatasetVersion>,
+}
+
 /// What a commit made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
@@ -172,6 +181,15 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
     /// of memory and spills the rest to temporary files. Fails, having changed nothing, with a serialization failure where others
     /// kept changing the same fragments.
     async fn cluster(&self, dataset: Dataset, order: &[String], extent: Extent) -> Result<usize>;
+
+    /// Removes files that no version names and that are certainly nobody's: those of writes that were killed or failed, an hour
+    /// old. With a `retention`, drops the older versions that it does not keep first, and the files that only they name; the
+    /// newest is always kept, and so is one that says when a kept one was committed. Whoever still reads a dropped version
+    /// fails. Returns how many files and versions are gone; does nothing where a rewriter is at work.
+    async fn tidy(&self, dataset: Dataset, retention: Option<&Retention>) -> Result<usize>;
+
+    /// The earliest version from which on none was dropped.
+    async fn earliest(&self, dataset: Dataset) -> Result<DatasetVersion>;
 
     /// Deletes the dataset and its versions. Nothing there: nothing to do.
     async fn remove(&self, dataset: Dataset) -> Result<()>;

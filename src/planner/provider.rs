@@ -291,6 +291,12 @@ async fn commit_time(context: &StatementContext, view: &FeatureView, version: Op
         Some(commit) => Ok(commit.created_time.as_event_time()),
         None => {
             let newest = context.stores.offline.latest(dataset).await?.version;
+            if (DatasetVersion(1)..newest).contains(&version) {
+                let earliest = context.stores.offline.earliest(dataset).await?;
+                let message = format!("feature view \"{}\" no longer has version {version}", view.name);
+                return Err(Error::new(SqlState::InvalidParameterValue, message)
+                    .hint(format!("The earliest version that is kept is {earliest}.")));
+            }
             Err(Error::new(SqlState::InvalidParameterValue, format!("feature view \"{}\" has no version {version}", view.name))
                 .hint(format!("Its newest version is {newest}.")))
         }

@@ -33,12 +33,13 @@ pub(crate) struct Setup {
     /// Where the gateway looks for Redis, where that is not at the test's own.
     url: Option<String>,
     clock: String,
+    retention: Option<String>,
 }
 
 impl Setup {
     /// A set clock and this online store.
     pub(crate) fn new(online: Online) -> Self {
-        Self { online, url: None, clock: CLOCK.into() }
+        Self { online, url: None, clock: CLOCK.into(), retention: None }
     }
 
     /// Another address of Redis than that of the test's own.
@@ -50,6 +51,12 @@ impl Setup {
     /// Another place for the clock to stand.
     pub(crate) fn clock(mut self, instant: &str) -> Self {
         self.clock = instant.into();
+        self
+    }
+
+    /// How long older versions stay.
+    pub(crate) fn retention(mut self, interval: &str) -> Self {
+        self.retention = Some(interval.into());
         self
     }
 
@@ -78,6 +85,9 @@ impl Gateway {
         if let Some(url) = setup.url.clone().or(redis.as_ref().map(|redis| redis.url())) {
             // However busy the machine is, a Redis that answers is not taken for one that hangs.
             command.args(["--redis", &url, "--redis-read-ms", "3000"]);
+        }
+        if let Some(retention) = &setup.retention {
+            command.args(["--retention", retention]);
         }
         let mut child = command
             .args(["--clock", &setup.clock])

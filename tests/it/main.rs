@@ -18,6 +18,7 @@ mod harness;
 mod layout;
 mod oracle;
 mod parity;
+mod pruning;
 mod readme;
 mod redis;
 mod slt;

@@ -4,14 +4,16 @@
 //! handle is still the newest is one look for the manifest that would follow it.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
 use lance::dataset::builder::DatasetBuilder;
+use lance::io::{ObjectStoreParams, WrappingObjectStore};
 use lance::session::Session;
 use parking_lot::Mutex;
 
+use super::near::{self, ReadNear};
 use super::{could_not, path};
 use crate::error::{Error, Result, SqlState};
 use crate::offline::{Commit, Dataset};
@@ -32,6 +34,9 @@ const METADATA_CACHE_BYTES: usize = 256 << 20;
 /// How many handles on versions that are no longer the newest are kept.
 const OLDER_HANDLES_MAX: usize = 64;
 
+/// How many handles for reading small pieces are kept.
+const NEAR_HANDLES_MAX: usize = 16;
+
 /// The open handles of one store.
 #[derive(Debug)]
 pub(super) struct Handles {
@@ -40,6 +45,9 @@ pub(super) struct Handles {
     newest: Mutex<HashMap<Dataset, Newest>>,
     /// Least recently used first.
     older: Mutex<VecDeque<(Dataset, Handle)>>,
+    /// Handles that read many small pieces fast; the last used last.
+    near: Mutex<VecDeque<(Dataset, Handle)>>,
+    read_near: Arc<ReadNear>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +79,14 @@ impl OpenError {
 impl Handles {
     pub(super) fn new(root: PathBuf) -> Self {
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
-        Self { root, session: Arc::new(session), newest: Mutex::default(), older: Mutex::default() }
+        Self {
+            root,
+            session: Arc::new(session),
+            newest: Mutex::default(),
+            older: Mutex::default(),
+            near: Mutex::default(),
+            read_near: Arc::default(),
+        }
     }
 
     pub(super) fn session(&self) -> Arc<Session> {
@@ -149,6 +164,25 @@ impl Handles {
         Ok(handle)
     }
 
+    /// A handle on one version for reading many small pieces of it. Costs the reading of its manifest the first time.
+    pub(super) async fn near(&self, dataset: Dataset, version: DatasetVersion) -> lance::Result<Handle> {
+        let kept = self.near.lock().iter().find(|(of, handle)| *of == dataset && handle.version_id() == version.0).cloned();
+        if let Some((_, handle)) = kept {
+            return Ok(handle);
+        }
+        let uri = url_of(&self.root.join(path(dataset)));
+        let wrapper: Arc<dyn WrappingObjectStore> = self.read_near.clone();
+        let parameters = ObjectStoreParams { object_store_wrapper: Some(wrapper), ..ObjectStoreParams::default() };
+        let builder = DatasetBuilder::from_uri(uri).with_store_params(parameters).with_session(self.session.clone());
+        let handle = Arc::new(builder.with_version(version.0).load().boxed().await?);
+        let mut near = self.near.lock();
+        near.push_back((dataset, handle.clone()));
+        if near.len() > NEAR_HANDLES_MAX {
+            near.pop_front();
+        }
+        Ok(handle)
+    }
+
     /// The commit that made a version, or for one that only rearranged rows the newest before it; `None` where there is no
     /// such version. Costs one look at the store, and the reading of that version's manifest the first time.
     pub(super) async fn commit_of(&self, dataset: Dataset, version: DatasetVersion) -> Result<Option<Commit>> {
@@ -160,8 +194,9 @@ impl Handles {
             return Ok(None);
         }
         let handle = match self.kept(dataset, version) {
-            Some(handle) => handle,
-            None => {
+            // Another gateway may have dropped it.
+            Some(handle) if self.is_there(dataset, &handle) => handle,
+            _ => {
                 let found = self.newest(dataset).await?.checkout_version(version.0).boxed().await;
                 match found {
                     Ok(handle) => Arc::new(handle),
@@ -195,10 +230,36 @@ impl Handles {
         }
     }
 
+    /// Whether the manifest of a handle's version is still there.
+    fn is_there(&self, dataset: Dataset, handle: &Handle) -> bool {
+        let name = handle.manifest_location().path.filename().map(str::to_owned);
+        name.is_none_or(|name| self.root.join(path(dataset)).join("_versions").join(name).exists())
+    }
+
+    /// Forgets the handles of versions that are no more.
+    pub(super) fn forget_versions(&self, dataset: Dataset, versions: &[DatasetVersion]) {
+        let is_gone = |of: Dataset, handle: &Handle| of == dataset && versions.contains(&DatasetVersion(handle.version_id()));
+        self.older.lock().retain(|(of, handle)| !is_gone(*of, handle));
+        self.near.lock().retain(|(of, handle)| !is_gone(*of, handle));
+    }
+
     pub(super) fn forget(&self, dataset: Dataset) {
         self.newest.lock().remove(&dataset);
         self.older.lock().retain(|(of, _)| *of != dataset);
+        self.near.lock().retain(|(of, _)| *of != dataset);
     }
+}
+
+/// The URL of a local folder, whose bytes that mean something in a URL are escaped.
+fn url_of(folder: &Path) -> String {
+    let mut url = format!("{}://", near::SCHEME);
+    for byte in folder.to_string_lossy().bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => url.push(char::from(byte)),
+            other => url.push_str(&format!("%{other:02X}")),
+        }
+    }
+    url
 }
 
 fn commit(newest: &Newest) -> Commit {
@@ -210,13 +271,18 @@ fn commit(newest: &Newest) -> Commit {
 async fn created_time(dataset: Dataset, handle: &lance::Dataset, known: Option<&Newest>) -> Result<CommitTime> {
     let oldest = known.map_or(0, |known| known.handle.version_id());
     for version in (oldest + 1..=handle.version_id()).rev() {
-        let read = handle.read_version_transaction(version).boxed().await;
-        let read = read.map_err(|source| could_not("read", dataset, source))?;
-        let properties = read.transaction.and_then(|transaction| transaction.transaction_properties);
-        let stated = properties.and_then(|properties| properties.get(CREATED_TIME_PROPERTY)?.parse().ok());
-        if let Some(micros) = stated {
-            return Ok(CommitTime::from_micros(micros));
+        let stated = stated_time(handle, version).await;
+        if let Some(stated) = stated.map_err(|source| could_not("read", dataset, source))? {
+            return Ok(stated);
         }
     }
     Ok(known.map_or(CommitTime::from_micros(0), |known| known.created_time))
+}
+
+/// The commit time that a version states; one that made the dataset or only rearranged rows states none.
+pub(super) async fn stated_time(handle: &lance::Dataset, version: u64) -> lance::Result<Option<CommitTime>> {
+    let read = handle.read_version_transaction(version).boxed().await?;
+    let properties = read.transaction.and_then(|transaction| transaction.transaction_properties);
+    let stated = properties.and_then(|properties| properties.get(CREATED_TIME_PROPERTY)?.parse().ok());
+    Ok(stated.map(CommitTime::from_micros))
 }

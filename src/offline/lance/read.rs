@@ -28,6 +28,9 @@ const ROWS_PER_SKIPPED_ROW: usize = 4;
 /// So many rows are shared out among readers.
 const SHARED_ROWS_MIN: usize = 1 << 17;
 
+/// Fewer pieces than this are not worth a handle of their own.
+const NEAR_PIECES_MIN: usize = 32;
+
 /// Fragments that one of Lance's scans reads.
 #[derive(Debug, Default)]
 struct Part {
@@ -81,9 +84,12 @@ impl LanceStore {
         if let Some(watch) = &scan.watch {
             watch.scans(selection.coverage());
         }
-        let reading = Reading { dataset, handle: &handle, schema: &schema, io_buffer_bytes: IO_BUFFER_BYTES / shares as u64 };
+        let io_buffer_bytes = IO_BUFFER_BYTES / shares as u64;
         let mut streams: Vec<Vec<BatchStream>> = (0..shares).map(|_| Vec::new()).collect();
         for part in selection.parts {
+            let pieces = if part.reads_runs() { part.runs.iter().map(Vec::len).sum() } else { 0 };
+            let handle = self.near(dataset, &handle, pieces).await;
+            let reading = Reading { dataset, handle: &handle, schema: &schema, io_buffer_bytes };
             let unmet = conditions.iter().enumerate().filter(|(place, _)| !scan.rough && !part.known.met.contains(place));
             let filter = unmet.map(|(_, condition)| condition.filter.clone()).reduce(Expr::and);
             for (share, part) in streams.iter_mut().zip(part.shares(shares)) {
@@ -111,6 +117,7 @@ impl LanceStore {
         if addresses.is_empty() {
             return Ok(RecordBatch::new_empty(schema));
         }
+        let handle = self.near(dataset, &handle, addresses.len()).await;
         let names: Vec<_> = columns.iter().map(|name| stored::stored_name(name)).collect();
         let projected = handle.schema().project(&names).map_err(failed)?;
         let take = handle.take_builder(addresses, ProjectionRequest::from_schema(projected)).map_err(failed)?;
@@ -120,6 +127,20 @@ impl LanceStore {
             return Err(Error::internal(format!("{missing} rows of dataset \"{}\" are not at their address", path(dataset))));
         }
         given_batch(&rows, &schema, None).map_err(|source| could_not("read", dataset, source))
+    }
+
+    /// The handle by which so many pieces of the version of `handle` are read best.
+    async fn near(&self, dataset: Dataset, handle: &Handle, pieces: usize) -> Handle {
+        if pieces < NEAR_PIECES_MIN {
+            return Arc::clone(handle);
+        }
+        match self.handles.near(dataset, DatasetVersion(handle.version_id())).await {
+            Ok(near) => near,
+            Err(error) => {
+                tracing::debug!(dataset = path(dataset), %error, "small pieces are read by threads");
+                Arc::clone(handle)
+            }
+        }
     }
 
     /// What to read of a version: fragments, and runs of their rows, in which a row can match.

@@ -34,6 +34,9 @@ const SORT_BATCH_ROWS: usize = 8192;
 /// How many fragments gather before those of a tail are rewritten.
 const TAIL_FRAGMENTS_MIN: usize = 48;
 
+/// How many fragments that are not full gather between full ones before they are put together.
+const STUCK_FRAGMENTS_MIN: usize = 8;
+
 /// How often a rewrite of everything starts again that another preempted.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -50,7 +53,7 @@ impl LanceStore {
         if extent == Extent::Tail {
             // Cheap where there is nothing to do, which is nearly always.
             self.handles.latest(dataset).await?;
-            if tail(self.handles.newest(dataset).await?.fragments()).is_empty() {
+            if gathered(self.handles.newest(dataset).await?.fragments(), order).is_empty() {
                 return Ok(0);
             }
         }
@@ -68,7 +71,7 @@ impl LanceStore {
 
     /// The right to rewrite a dataset, held until the file is closed: one rewriter at a time among all gateways, so that none
     /// works in vain. A tail is left to whoever holds it; a rewrite of everything waits. A killed gateway's lock is free at once.
-    async fn lock_for_rewrite(&self, dataset: Dataset, extent: Extent) -> Result<Option<File>> {
+    pub(super) async fn lock_for_rewrite(&self, dataset: Dataset, extent: Extent) -> Result<Option<File>> {
         let name = self.folder(dataset).join("_rewrite.lock");
         loop {
             let name = name.clone();
@@ -95,7 +98,7 @@ impl LanceStore {
         let handle = self.handles.newest(dataset).await?;
         let whole = |read: u64| format!("{}@{read}", order.join(","));
         let group = match extent {
-            Extent::Tail => tail(handle.fragments()).to_vec(),
+            Extent::Tail => gathered(handle.fragments(), order),
             Extent::Whole => {
                 let read = handle.read_transaction().boxed().await.map_err(failed)?;
                 let properties = read.and_then(|transaction| transaction.transaction_properties);
@@ -213,6 +216,20 @@ fn same_count(dataset: Dataset, old: &[Fragment], new: &[Fragment]) -> Result<()
     Err(Error::internal(format!("a rewrite of dataset \"{}\" would have changed its rows", path(dataset))))
 }
 
+/// The fragments to put together: a long tail, or else those that stayed half empty when full ones came after them. Of rows
+/// that have no order the places are kept, so theirs stay where they are.
+fn gathered(fragments: &[Fragment], order: &[String]) -> Vec<Fragment> {
+    let tail = tail(fragments);
+    if !tail.is_empty() || order.is_empty() {
+        return tail.to_vec();
+    }
+    let full = WriteParams::default().max_rows_per_file;
+    let is_full = |fragment: &Fragment| fragment.num_rows().is_none_or(|rows| rows >= full);
+    let before_tail = fragments.iter().rposition(is_full).unwrap_or(0);
+    let stuck: Vec<Fragment> = fragments[..before_tail].iter().filter(|fragment| !is_full(fragment)).cloned().collect();
+    if stuck.len() < STUCK_FRAGMENTS_MIN { Vec::new() } else { stuck }
+}
+
 /// The newest fragments, where there are many that can become one: each at most twice as large as all after it, so that a row
 /// is rewritten a number of times that grows with the logarithm of the rows. Where sizes mix so that too many are left, all that
 /// follow the last full one. Empty where there is nothing to gain.
@@ -233,4 +250,34 @@ fn tail(fragments: &[Fragment]) -> &[Fragment] {
         () => 0,
     };
     &fragments[fragments.len() - count..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which fragments are put together, by their place.
+    fn places(rows: &[usize], order: &[String]) -> Vec<u64> {
+        let fragment = |(id, rows): (usize, &usize)| {
+            let mut fragment = Fragment::new(id as u64);
+            fragment.physical_rows = Some(*rows);
+            fragment
+        };
+        let fragments: Vec<Fragment> = rows.iter().enumerate().map(fragment).collect();
+        gathered(&fragments, order).iter().map(|fragment| fragment.id).collect()
+    }
+
+    #[test]
+    fn fragments_that_are_not_full_are_put_together_wherever_they_lie() {
+        let full = WriteParams::default().max_rows_per_file;
+        let order = ["k".to_owned()];
+        let mixed: Vec<usize> = (0..STUCK_FRAGMENTS_MIN).flat_map(|_| [full, full / 2]).chain([full, 7]).collect();
+        let halves: Vec<u64> = (0..STUCK_FRAGMENTS_MIN as u64).map(|n| 2 * n + 1).collect();
+        assert_eq!(places(&mixed, &order), halves);
+        assert!(places(&mixed, &[]).is_empty(), "rows without an order keep their places");
+        assert!(places(&mixed[2..], &order).is_empty(), "few are left");
+        assert!(places(&[full; 100], &order).is_empty());
+        let tail: Vec<usize> = mixed.iter().copied().chain([5; TAIL_FRAGMENTS_MIN]).collect();
+        assert_eq!(places(&tail, &order).len(), TAIL_FRAGMENTS_MIN + 1);
+    }
 }

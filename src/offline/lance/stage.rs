@@ -15,6 +15,7 @@ use lance::table::format::Fragment;
 use parking_lot::Mutex;
 
 use super::handles::{CREATED_TIME_PROPERTY, Handle};
+use super::leftovers::{MARKED_AFTER, Mark};
 use super::{LanceStore, could_not, stored};
 use crate::error::{Error, Result};
 use crate::offline::{BatchStream, CREATED_TIME, Commit, Dataset};
@@ -32,8 +33,10 @@ const OBSOLETE_FIELD: i32 = -2;
 /// Rows in files that no version names yet.
 #[derive(Debug)]
 pub struct Staged {
-    transaction: Transaction,
+    transaction: Box<Transaction>,
     created_time: CommitTime,
+    /// Set where the rows took long to come.
+    mark: Option<Mark>,
 }
 
 impl Staged {
@@ -57,21 +60,34 @@ impl LanceStore {
         let broken = Arc::new(Mutex::new(None));
         let source = as_source(&handle, rows, Arc::clone(&broken));
         // Lance's futures run to tens of kilobytes: on the heap they cannot overflow a worker's stack.
-        let written = insert.execute_uncommitted_stream(source).boxed().await;
+        let (written, mark) = self.marked(dataset, insert.execute_uncommitted_stream(source).boxed()).await?;
         let transaction = match (written, broken.lock().take()) {
             (_, Some(error)) => return Err(error),
             (Err(source), None) => return Err(could_not("write", dataset, source)),
-            (Ok(transaction), None) => transaction,
+            (Ok(transaction), None) => Box::new(transaction),
         };
         if let Operation::Append { fragments } = &transaction.operation {
             self.sync_files(dataset, fragments).await?;
         }
-        Ok(Staged { transaction, created_time })
+        Ok(Staged { transaction, created_time, mark })
+    }
+
+    /// Waits for a write. One that takes long is marked, lest its first files be taken for nobody's.
+    async fn marked<T>(&self, dataset: Dataset, write: impl Future<Output = T>) -> Result<(T, Option<Mark>)> {
+        let mut write = std::pin::pin!(write);
+        tokio::select! {
+            written = &mut write => return Ok((written, None)),
+            () = tokio::time::sleep(MARKED_AFTER) => {}
+        }
+        let folder = self.folder(dataset);
+        let mark = tokio::task::spawn_blocking(move || Mark::set(&folder)).await.map_err(std::io::Error::other);
+        let mark = mark.and_then(|mark| mark).map_err(|source| could_not("write", dataset, source))?;
+        Ok((write.await, Some(mark)))
     }
 
     pub(super) async fn restamp_files(&self, dataset: Dataset, staged: Staged, created_time: CommitTime) -> Result<Staged> {
         let handle = self.handles.newest(dataset).await?;
-        let Staged { mut transaction, .. } = staged;
+        let Staged { mut transaction, mark, .. } = staged;
         let Operation::Append { fragments } = &mut transaction.operation else {
             return Err(Error::internal("staged rows are no append"));
         };
@@ -80,14 +96,15 @@ impl LanceStore {
         *fragments = stamped.map_err(|source| could_not("write", dataset, source))?;
         self.sync_files(dataset, fragments).await?;
         transaction.transaction_properties = Some(Arc::new(properties(created_time).into()));
-        Ok(Staged { transaction, created_time })
+        Ok(Staged { transaction, created_time, mark })
     }
 
     pub(super) async fn commit_files(&self, dataset: Dataset, staged: Staged) -> Result<Commit> {
-        let Staged { transaction, created_time } = staged;
+        // The mark goes when the commit is made.
+        let Staged { transaction, created_time, mark: _mark } = staged;
         let handle = self.handles.newest(dataset).await?;
         let commit = CommitBuilder::new(handle).with_skip_auto_cleanup(true);
-        let committed = commit.execute(transaction).boxed().await.map_err(|source| could_not("write", dataset, source))?;
+        let committed = commit.execute(*transaction).boxed().await.map_err(|source| could_not("write", dataset, source))?;
         let committed = Arc::new(committed);
         self.sync_commit(dataset, &committed).await?;
         let version = DatasetVersion(committed.version_id());

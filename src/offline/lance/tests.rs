@@ -1,3 +1,6 @@
+mod pruning;
+mod tidying;
+
 use std::sync::Arc;
 
 use arrow::array::{
@@ -106,6 +109,19 @@ async fn rows_are_taken_in_the_order_of_their_addresses() {
     assert_eq!(taken.column(1).as_primitive::<Int64Type>().values(), &[150, 3, 3, 199, 0]);
     assert!(taken.column(0).is_null(0));
     assert_eq!(taken.column(0).as_string::<i32>().value(3), "it's 199");
+}
+
+#[tokio::test]
+async fn many_rows_are_taken_through_a_handle_of_their_own() {
+    let (_folder, store) = store().await;
+    store.append(HISTORY, rows(0..50_000), at(10)).await.unwrap();
+    let commit = store.append(HISTORY, rows(50_000..60_000), at(20)).await.unwrap();
+    let addresses: Vec<u64> = (0..500_u64).rev().flat_map(|n| [n * 97, (1 << 32) | (n * 19)]).collect();
+    let expected: Vec<i64> = (0..500).rev().flat_map(|n| [n * 97, 50_000 + n * 19]).collect();
+    let taken = store.take(HISTORY, commit.version, &addresses, &["text".into(), "k".into()]).await.unwrap();
+    assert_eq!(taken.column(1).as_primitive::<Int64Type>().values(), &expected);
+    assert_eq!(taken.column(0).is_null(0), expected[0] % 3 == 0);
+    store.handles.near(HISTORY, commit.version).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
 use proptest::prelude::*;
 
-use super::*;
+use super::super::*;
 use crate::offline::{CREATED_TIME, Coverage, Predicate, RETRACTED, ScanWatch};
 use crate::registry::ObjectId;
 use crate::time::EventTime;
@@ -141,7 +141,7 @@ impl Case {
             true => (first + row) / 50,
             false => i64::try_from(next(seed) % 2_000).unwrap(),
         };
-        let some = |seed: &mut u64, value: i64| (next(seed) % 50 != 0).then_some(value);
+        let some = |seed: &mut u64, value: i64| (!next(seed).is_multiple_of(50)).then_some(value);
         let rows = 0..i64::try_from(count).unwrap();
         let mut numbers = Vec::with_capacity(count);
         for row in rows.clone() {
