@@ -57,6 +57,14 @@
 //! Small files are merged and sorted beside readers and writers, by [`gateway`] now and then and by `OPTIMIZE FEATURE VIEW` at
 //! once: a rewrite is a version of its own that holds the same rows.
 //!
+//! ## When the online store fails
+//!
+//! A view's rows are served while they are *whole*: while the store holds the version that says so and the connection over which
+//! that was found is the same. A lookup reads the version in one step with its rows; where it is gone, or the connection is another,
+//! the lookup reads the offline store, and [`ingest::Ingest::catch_up`] replays the commits that the store lacks or builds the view
+//! anew. A store that cannot be asked fails lookups at once, or sends them offline, as the session prefers.
+//! [`gateway::audit`] compares both stores row by row.
+//!
 //! ## What holds everywhere
 //!
 //! - A time clause is honoured or refused by name, never ignored.

@@ -108,8 +108,8 @@ impl ExecutionPlan for OnlineLookupExec {
                     hits.add(batch.num_rows());
                     Ok(futures::stream::once(async { Ok(batch) }).boxed())
                 }
-                Err(error) if spec.fallback == OnlineFallback::Offline && unreachable_store(&error) => {
-                    tracing::warn!(view = %spec.view.name, error = %error, "online store unreachable, reading offline");
+                Err(error) if reads_offline(spec.fallback, &error) => {
+                    tracing::debug!(view = %spec.view.name, error = %error, "reading offline");
                     from_offline(&spec).await
                 }
                 Err(error) => Err(error),
@@ -162,6 +162,10 @@ fn could_not_read(view: &FeatureView, error: Error) -> Error {
         return error;
     }
     let named = Error::new(SqlState::IoError, format!("could not read feature view \"{}\" from the online store", view.name));
+    let named = match error.detail_text() {
+        Some(detail) => named.detail(detail),
+        None => named,
+    };
     named.hint("Retry, or SET tidegate.online_fallback = offline.").caused_by(error)
 }
 
@@ -192,9 +196,14 @@ fn assemble(
     batch_of(schema, columns, rows.len())
 }
 
-/// Whether the error says that the store could not be asked, rather than that the answer is wrong.
-fn unreachable_store(error: &Error) -> bool {
-    matches!(error.code(), SqlState::IoError | SqlState::ConnectionFailure | SqlState::SystemError)
+/// Whether the offline store answers in place of this error: always where the online rows are not all there, and where the
+/// session prefers that when the store could not be asked.
+fn reads_offline(fallback: OnlineFallback, error: &Error) -> bool {
+    match error.code() {
+        SqlState::ObjectNotInPrerequisiteState => true,
+        SqlState::IoError => fallback == OnlineFallback::Offline,
+        _ => false,
+    }
 }
 
 /// The same question to the offline store.

@@ -34,6 +34,11 @@ impl EntityKey {
         &self.0
     }
 
+    /// The key that these bytes, read from a store, are.
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// The key of the one row that a view without entities has.
     pub fn global() -> Self {
         Self(Bytes::new())

@@ -21,6 +21,7 @@ use super::route::{Facts, KeysBound, Route, Tense, route};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{DatasetReader, DatasetScanExec, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
+use crate::online::ViewState;
 use crate::registry::{FeatureView, Table};
 use crate::time::{DatasetVersion, EventTime};
 use crate::types::SqlType;
@@ -234,7 +235,8 @@ async fn plan_view(
         tense,
         keys: if bound.is_some() { KeysBound::All } else { KeysBound::NotAll },
         kept_online: view.online,
-        ready: context.stores.online.is_ready(view.id),
+        // One that is away is asked all the same: the lookup fails at once, or falls back, as the session prefers.
+        ready: context.stores.online.state(view.id) != ViewState::Rebuilding,
         rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
         versions_pinned: context.pinned,
     })?;
