@@ -168,9 +168,9 @@ impl TimeClauses {
     /// The `AS OF` join, or the `ASOF JOIN`, that a join is, and PostgreSQL's own spellings of them; `None` for all else.
     fn joined(&self, node: &LogicalPlan, state: &SessionState) -> Result<Option<LogicalPlan>> {
         let LogicalPlan::Join(join) = node else {
-            let classical = scalar_subqueries(node, state, &self.context)?;
-            let first = first_rows(classical.as_ref().unwrap_or(node), state, &self.context)?;
-            return Ok(first.or(classical));
+            let first = first_rows(node, state, &self.context)?;
+            let joined = scalar_subqueries(first.as_ref().unwrap_or(node), state, &self.context)?;
+            return Ok(joined.or(first));
         };
         if let LogicalPlan::Extension(extension) = join.right.as_ref()
             && let Some(right) = extension.node.as_any().downcast_ref::<MatchNode>()

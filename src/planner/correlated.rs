@@ -184,7 +184,8 @@ fn row_number() -> Expr {
     Expr::from(WindowFunction::new(WindowFunctionDefinition::WindowUDF(row_number_udwf()), Vec::new()))
 }
 
-fn when(condition: Expr, value: Expr) -> Expr {
+/// A value where a condition holds, else NULL.
+pub(super) fn when(condition: Expr, value: Expr) -> Expr {
     Expr::Case(Case { expr: None, when_then_expr: vec![(Box::new(condition), Box::new(value))], else_expr: None })
 }
 

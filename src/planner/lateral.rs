@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
+use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{Expr, Join, JoinType, LogicalPlan, Projection};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, Filter, Join, JoinType, LogicalPlan, Projection};
 
 use super::StatementContext;
 use super::as_of_join::conditions;
-use super::choice::Choice;
-use super::correlated::{Correlated, columns_of, number};
+use super::choice::{Choice, reads_outside};
+use super::correlated::{Correlated, Joined, columns_of, number, when};
 use super::errors::from_datafusion;
 use crate::error::Result;
 use crate::executor::AsOfKind;
@@ -24,21 +26,49 @@ pub(super) fn lateral_join(join: &Join, state: &SessionState, context: &Arc<Stat
         JoinType::Inner => AsOfKind::Inner,
         _ => return Ok(None),
     };
-    if !conditions(join).is_empty() {
-        return Ok(None);
-    }
     let (alias, plan) = match join.right.as_ref() {
         LogicalPlan::SubqueryAlias(alias) => (Some(alias.alias.clone()), alias.input.as_ref()),
         plan => (None, plan),
     };
     let LogicalPlan::Subquery(subquery) = plan else { return Ok(None) };
     let Some(correlated) = limited(&subquery.subquery).map_err(from_datafusion)? else { return Ok(None) };
+    let condition = conjunction(conditions(join));
+    let is_one_row = correlated.skip == 0 && correlated.fetch == Some(1);
+    if condition.as_ref().is_some_and(reads_outside) || (condition.is_some() && kind == AsOfKind::Left && !is_one_row) {
+        return Ok(None);
+    }
     let Some(joined) = correlated.join_to(&join.left, kind, state, context)? else { return Ok(None) };
-    let given = join.right.schema().columns().into_iter().zip(joined.outputs);
-    let given = given.map(|(column, output)| output.alias_qualified(alias.clone().or(column.relation), column.name));
+    given(join, alias.as_ref(), kind, condition, joined).map(Some).map_err(from_datafusion)
+}
+
+/// The columns that the lateral join had, over what it became; its condition is judged on the rows that were chosen.
+fn given(
+    join: &Join,
+    alias: Option<&TableReference>,
+    kind: AsOfKind,
+    condition: Option<Expr>,
+    Joined { plan, mut outputs }: Joined,
+) -> DfResult<LogicalPlan> {
+    let mut plan = plan;
+    if let Some(condition) = condition {
+        let right = join.right.schema();
+        let over_outputs = condition.transform_up(|expr| {
+            let place = match &expr {
+                Expr::Column(column) => right.maybe_index_of_column(column),
+                _ => None,
+            };
+            Ok(place.map_or_else(|| Transformed::no(expr), |place| Transformed::yes(outputs[place].clone())))
+        });
+        let condition = over_outputs?.data;
+        match kind {
+            AsOfKind::Inner => plan = LogicalPlan::Filter(Filter::try_new(condition, Arc::new(plan))?),
+            AsOfKind::Left => outputs = outputs.into_iter().map(|output| when(condition.clone(), output)).collect(),
+        }
+    }
+    let given = join.right.schema().columns().into_iter().zip(outputs);
+    let given = given.map(|(column, output)| output.alias_qualified(alias.cloned().or(column.relation), column.name));
     let columns = columns_of(join.left.schema()).into_iter().chain(given).collect();
-    let plan = Projection::try_new(columns, Arc::new(joined.plan)).map_err(from_datafusion)?;
-    Ok(Some(LogicalPlan::Projection(plan)))
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
 }
 
 /// Takes `LIMIT` over `ORDER BY` over `WHERE` apart.

@@ -11,7 +11,7 @@ use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, BinaryExpr};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator, Projection};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Operator, Projection};
 
 use super::StatementContext;
 use super::choice::{Choice, pieces};
@@ -40,7 +40,8 @@ pub(super) fn scalar_subqueries(
 ) -> Result<Option<LogicalPlan>> {
     // Nodes whose input's columns show above them.
     let keeps_columns = matches!(node, LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Window(_));
-    let computes = matches!(node, LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_));
+    let computes =
+        matches!(node, LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(Distinct::On(_)));
     if !keeps_columns && !computes {
         return Ok(None);
     }
@@ -140,17 +141,26 @@ fn first_value(subquery: &LogicalPlan) -> Option<(Correlated, Expr)> {
 
 /// The node over `input`, which has columns more than the node's, with values in the place of subqueries.
 fn rebuilt(node: &LogicalPlan, input: LogicalPlan, values: &[(Expr, Expr)], keeps_columns: bool) -> DfResult<LogicalPlan> {
+    let value_of = |expr: Expr| {
+        expr.transform_up(|expr| match values.iter().find(|(subquery, _)| *subquery == expr) {
+            Some((_, value)) => Ok(Transformed::yes(value.clone())),
+            None => Ok(Transformed::no(expr)),
+        })
+    };
+    // DataFusion panics where such a node gets new expressions in the other way.
+    if let LogicalPlan::Distinct(Distinct::On(_)) = node {
+        let mut replaced = node.clone().map_expressions(value_of)?.data;
+        if let LogicalPlan::Distinct(Distinct::On(distinct)) = &mut replaced {
+            distinct.input = Arc::new(input);
+        }
+        return Ok(replaced);
+    }
     let names = NamePreserver::new(node);
     let replaced = node.expressions().into_iter().map(|expr| {
         let name = names.save(&expr);
-        let replaced = expr.transform_up(|expr| match values.iter().find(|(subquery, _)| *subquery == expr) {
-            Some((_, value)) => Ok(Transformed::yes(value.clone())),
-            None => Ok(Transformed::no(expr)),
-        });
-        replaced.map(|replaced| name.restore(replaced.data))
+        Ok(name.restore(value_of(expr)?.data))
     });
-    let replaced = replaced.collect::<DfResult<Vec<_>>>()?;
-    let rebuilt = node.with_new_exprs(replaced, vec![input])?;
+    let rebuilt = node.with_new_exprs(replaced.collect::<DfResult<Vec<_>>>()?, vec![input])?;
     if !keeps_columns {
         return Ok(rebuilt);
     }
