@@ -56,7 +56,7 @@ enum Rows {
     /// Rows at hand, which can share a commit.
     Held(Vec<ValidBatch>),
     /// So many rows that they were staged as they came: a commit of their own.
-    Staged(Staged),
+    Staged(Box<Staged>),
 }
 
 impl Write {
@@ -81,7 +81,7 @@ impl Relation {
 
     /// Commits staged rows. If the caller goes away, the commit goes on.
     pub(super) async fn write_staged(self: Arc<Self>, stores: &Stores, staged: Staged) -> Result<Option<Error>> {
-        self.queue(stores, Rows::Staged(staged)).await
+        self.queue(stores, Rows::Staged(Box::new(staged))).await
     }
 
     async fn queue(self: Arc<Self>, stores: &Stores, rows: Rows) -> Result<Option<Error>> {
@@ -151,7 +151,7 @@ impl Committer {
         let mut held = Vec::with_capacity(writes.len());
         for write in writes {
             match write {
-                Rows::Staged(staged) => return self.commit_staged(staged).await,
+                Rows::Staged(staged) => return self.commit_staged(*staged).await,
                 Rows::Held(batches) => held.extend(batches),
             }
         }

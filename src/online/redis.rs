@@ -153,7 +153,7 @@ impl std::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://` or `redis+sentinel://`, as [`address`] says. Waits
+    /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://` or `redis+sentinel://`. Waits
     /// for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks drive the
     /// connections.
     pub fn connect(url: &str, store: StoreId, limits: CallLimits) -> Result<Self> {
