@@ -21,6 +21,7 @@
 //! | [`planner`] | the choice of store, keys, time clauses; from a parsed query to running operators |
 //! | [`executor`] | the operators, named as `EXPLAIN` prints them |
 //! | [`parser`] | SQL text to statements, parsed once |
+//! | [`lookup`] | the short road: lookups compiled once, then keys in, one round trip, packed rows out |
 //! | [`online`] | the newest row of each entity, by key: Redis or memory |
 //! | [`offline`] | every row ever written, as versions of Lance datasets |
 //! | [`registry`] | what is defined, as numbered versions |
@@ -70,6 +71,7 @@ pub mod error;
 pub mod executor;
 pub mod gateway;
 pub mod ingest;
+pub mod lookup;
 pub mod metrics;
 pub mod offline;
 pub mod online;

@@ -23,6 +23,7 @@ mod as_of;
 mod as_of_join;
 mod as_of_source;
 mod casts;
+mod compile;
 mod engine;
 mod errors;
 mod external;
@@ -45,9 +46,9 @@ mod using;
 mod tests;
 
 pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
+pub use compile::slot_values;
 pub use engine::Planner;
 pub use external::{external_table, infer_external_schema};
-pub use keys::LOOKUP_KEYS_MAX;
 pub use provider::{feature_view, history, stored_table};
 pub use types::typed_literals;
 
@@ -104,6 +105,8 @@ pub struct Surface {
 pub struct QueryPlan {
     /// The plan, with placeholders where the query has parameters.
     pub logical: LogicalPlan,
+    /// The same with its types coerced and nothing moved.
+    pub analyzed: LogicalPlan,
     /// The columns of its rows, with the metadata that tells their SQL types.
     pub schema: SchemaRef,
     /// The types of `$1`, `$2`, …; text where nothing tells.
