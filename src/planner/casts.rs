@@ -119,9 +119,10 @@ pub(super) fn read_parameter(expr: &Expr) -> Option<(usize, SqlType)> {
 
 /// `to`, where a cast from `from` keeps every value and tells no two of them equal.
 pub(super) fn same_or_wider(from: &SqlType, to: &SqlType) -> Option<SqlType> {
-    use SqlType::{Array, BigInt, Integer, SmallInt};
+    use SqlType::{Array, BigInt, Integer, SmallInt, Text, Uuid};
     let keeps = match (from, to) {
-        (SmallInt, Integer | BigInt) | (Integer, BigInt) => true,
+        // A uuid is held as its one canonical text.
+        (SmallInt, Integer | BigInt) | (Integer, BigInt) | (Uuid, Text) => true,
         (Array(from), Array(to)) => same_or_wider(from, to).is_some(),
         (from, to) => from == to,
     };

@@ -157,7 +157,7 @@ impl Terms<'_> {
 
     /// `key = value` or `key = $1`, in either order; nothing equals NULL.
     fn equality(&self, left: &Expr, right: &Expr) -> Option<Vec<Binding>> {
-        let (place, value) = match (self.key_place(left), right, self.key_place(right), left) {
+        let (place, value) = match (self.literal_key(left), right, self.literal_key(right), left) {
             (Some(place), Expr::Literal(value, _), _, _) | (_, _, Some(place), Expr::Literal(value, _)) => (place, value),
             _ => {
                 let is_one = |found: &Vec<Binding>| !found.iter().flat_map(Binding::values).any(is_array);
@@ -204,6 +204,12 @@ impl Terms<'_> {
             }
             expr => self.key_place(expr).map(|place| (place, self.keys[place].data_type.clone())),
         }
+    }
+
+    /// A key column that is compared with a literal, as it is or cast to a type in which a literal says the same.
+    fn literal_key(&self, expr: &Expr) -> Option<usize> {
+        let (place, sql_type) = self.typed_key(expr)?;
+        (sql_type == self.keys[place].data_type || is_integer(&sql_type)).then_some(place)
     }
 
     /// A parameter, cast to the type it has and from there at most to a wider one; gives the type it has.

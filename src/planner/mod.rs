@@ -47,7 +47,7 @@ mod tests;
 
 pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
 pub use compile::slot_values;
-pub use engine::Planner;
+pub use engine::{Planner, explain_lookup};
 pub use external::{external_table, infer_external_schema};
 pub use provider::{feature_view, history, stored_table};
 pub use types::typed_literals;

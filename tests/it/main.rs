@@ -17,6 +17,7 @@ mod faults;
 mod harness;
 mod oracle;
 mod readme;
+mod roads;
 mod slt;
 mod text;
 mod tidy;
