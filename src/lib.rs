@@ -42,6 +42,13 @@
 //!    [`Ttl::is_live`](registry::Ttl::is_live) does not let live.
 //! 6. [`protocol`] encodes each batch while the next is awaited.
 //!
+//! That is the planned road. A statement that is nothing but a lookup takes it once: [`planner`] compiles its analysis of it into a
+//! [`lookup::CompiledLookup`], which connections share under the statement's text until the definitions change. From then on `Bind`
+//! makes keys of bytes, the lookups of a pipeline go to [`online`] in one round trip, and packed rows are encoded as they are:
+//! no DataFusion, no Arrow. Both roads say the same, byte for byte, which `tests/it/roads.rs` holds; `EXPLAIN` prints
+//! `road=short`, and `SET tidegate.short_road = off` closes it. Whether it may be taken is judged at every execution,
+//! by [`session`], as the route would be.
+//!
 //! `… FROM airport_weather AS OF '2013-02-09 12:00Z' …` differs in one step: the route is offline, and `SnapshotExec` reads one
 //! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt, becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.

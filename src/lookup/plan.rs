@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::keys::KeyPlan;
 use crate::online::RowLayout;
-use crate::registry::{FeatureView, Registry};
+use crate::registry::FeatureView;
 use crate::types::SqlType;
 
 /// What a statement was compiled under, beside its text: it means the same wherever these are the same.
@@ -17,9 +17,9 @@ pub struct Standpoint {
 }
 
 impl Standpoint {
-    /// Whether a statement compiled here means the same under this registry and time zone.
-    pub fn is(&self, registry: &Registry, time_zone: &str) -> bool {
-        self.registry_version == registry.version && *self.time_zone == *time_zone
+    /// Whether a statement compiled here means the same under this version of the definitions and this time zone.
+    pub fn is(&self, registry_version: u64, time_zone: &str) -> bool {
+        self.registry_version == registry_version && *self.time_zone == *time_zone
     }
 }
 

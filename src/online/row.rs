@@ -320,3 +320,6 @@ fn fixed_width(data_type: &SqlType) -> Option<usize> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::one_feature;

@@ -459,8 +459,9 @@ pub(super) async fn guard<T>(
 ) -> Result<T, Failure> {
     tokio::select! {
         biased;
-        reason = stopped(switch, deadline) => Err(reason),
+        // What need not wait is done before anybody waits for it to be stopped.
         done = work => Ok(done?),
+        reason = stopped(switch, deadline) => Err(reason),
     }
 }
 

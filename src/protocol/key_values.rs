@@ -2,7 +2,7 @@
 
 use super::Format;
 use super::decode;
-use super::frontend::utf8;
+use super::frontend::{Cursor, utf8};
 use crate::error::Result;
 use crate::lookup::{Slot, SlotValues};
 use crate::planner::slot_values;
@@ -38,6 +38,8 @@ fn add_usual(slot: &Slot, bytes: &[u8], format: Format, values: &mut SlotValues)
             values.add_sized(text);
         }
         (SqlType::Uuid, Format::Binary) => values.add_encoded(<&[u8; 16]>::try_from(bytes).ok()?),
+        (SqlType::Array(element), Format::Binary) => add_elements(slot, element, bytes, values)?,
+        (SqlType::Array(element), Format::Text) => add_numbers(slot, element, bytes, values)?,
         _ => return None,
     }
     Some(())
@@ -53,4 +55,49 @@ fn integer(sql_type: &SqlType, bytes: &[u8], format: Format) -> Option<i64> {
         (SqlType::BigInt, Format::Text) => utf8(bytes).ok()?.parse().ok()?,
         _ => return None,
     })
+}
+
+/// Adds the elements of a binary array of one dimension; NULL equals nothing.
+fn add_elements(slot: &Slot, element_type: &SqlType, bytes: &[u8], values: &mut SlotValues) -> Option<()> {
+    let mut body = Cursor { rest: bytes };
+    let (dimensions, _has_nulls, oid) = (body.i32().ok()?, body.i32().ok()?, body.u32().ok()?);
+    if dimensions != 1 || oid != element_type.oid() {
+        return None;
+    }
+    let (count, _lower_bound) = (usize::try_from(body.i32().ok()?).ok()?, body.i32().ok()?);
+    // All of them are looked at before the first is added.
+    let mut elements = Vec::with_capacity(count.min(bytes.len() / 4));
+    for _ in 0..count {
+        elements.extend(body.value().ok()?);
+    }
+    let is_usual = |element: &&[u8]| match element_type {
+        SqlType::SmallInt => element.len() == 2,
+        SqlType::Integer => element.len() == 4,
+        SqlType::BigInt => element.len() == 8,
+        SqlType::Text => !element.contains(&0) && utf8(element).is_ok(),
+        _ => false,
+    };
+    if !body.rest.is_empty() || !elements.iter().all(is_usual) {
+        return None;
+    }
+    for element in elements {
+        match integer(element_type, element, Format::Binary) {
+            Some(number) => values.add_integer(&slot.part_type, number),
+            None => values.add_sized(element),
+        }
+    }
+    Some(())
+}
+
+/// Adds the numbers of an array written as `{1,2,3}`.
+fn add_numbers(slot: &Slot, element_type: &SqlType, bytes: &[u8], values: &mut SlotValues) -> Option<()> {
+    if !matches!(element_type, SqlType::SmallInt | SqlType::Integer | SqlType::BigInt) {
+        return None;
+    }
+    let written = bytes.strip_prefix(b"{")?.strip_suffix(b"}")?;
+    let numbers = written.split(|byte| *byte == b',').map(|number| integer(element_type, number, Format::Text));
+    for number in numbers.collect::<Option<Vec<_>>>()? {
+        values.add_integer(&slot.part_type, number);
+    }
+    Some(())
 }

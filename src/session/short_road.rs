@@ -36,7 +36,7 @@ impl Session {
     pub fn standpoint(&self) -> Option<Standpoint> {
         let is_common = self.block.as_ref().is_none_or(|block| block.changes.is_empty());
         (self.steering.is_open && is_common).then(|| Standpoint {
-            registry_version: self.services.registry.current().version,
+            registry_version: self.services.registry.version(),
             time_zone: Arc::clone(&self.steering.time_zone),
         })
     }
@@ -51,7 +51,7 @@ impl Session {
         self.steering.is_open
             && self.abandoned.is_none()
             && self.block.as_ref().is_none_or(reads_only_stored)
-            && lookup.standpoint.is(&self.services.registry.current(), &self.steering.time_zone)
+            && lookup.standpoint.is(self.services.registry.version(), &self.steering.time_zone)
             && lookup.views.iter().all(|view| self.services.stores.online.is_ready(view.view.id))
     }
 

@@ -590,3 +590,176 @@ async fn pipelines_say_the_same_on_both_roads() {
         assert_same(&answers, &(case, &pipeline));
     }
 }
+
+/// One road through a story: everything that came back, step by step, named for the reader of a failure.
+struct Story {
+    gateway: Gateway,
+    raw: Raw,
+    other: tokio_postgres::Client,
+    told: Vec<(String, Vec<Message>)>,
+}
+
+impl Story {
+    async fn begin(road: &str) -> Self {
+        let gateway = prepared_gateway(Online::Redis).await;
+        let mut raw = Raw::login(gateway.address());
+        raw.query(format!("SET tidegate.short_road = {road}").as_bytes());
+        let other = gateway.connect().await;
+        Self { gateway, raw, other, told: Vec::new() }
+    }
+
+    fn query(&mut self, sql: &str) {
+        let answer = self.raw.query(sql.as_bytes());
+        self.told.push((sql.to_owned(), answer));
+    }
+
+    fn prepare(&mut self, name: &str, sql: &str) {
+        let body = [name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"].concat();
+        self.raw.message(b'P', &body);
+        self.raw.message(b'S', b"");
+        let answer = self.raw.until_ready();
+        self.told.push((sql.to_owned(), answer));
+    }
+
+    /// Binds these texts to a prepared statement and executes it, without `Sync`.
+    fn send(&mut self, name: &str, values: &[&str]) {
+        let asked = Asked { values: values.iter().map(|text| Some(text.as_bytes().to_vec())).collect(), ..Asked::default() };
+        self.raw.message(b'B', &asked.bind("", name, &[]));
+        self.raw.message(b'E', b"\0\0\0\0\0");
+    }
+
+    fn sync(&mut self, what: &str) {
+        self.raw.message(b'S', b"");
+        let answer = self.raw.until_ready();
+        self.told.push((what.to_owned(), answer));
+    }
+
+    fn execute(&mut self, name: &str, values: &[&str]) {
+        self.send(name, values);
+        self.sync(&format!("{name} of {values:?}"));
+    }
+
+    fn prepare_all(&mut self) {
+        self.prepare("item", "SELECT te FROM items WHERE k = $1");
+        self.prepare("all", "SELECT * FROM items WHERE k = $1");
+        self.prepare("pair", "SELECT x, note FROM pairs WHERE a = $1 AND b = $2");
+        self.prepare("moment", "SELECT x FROM moments WHERE z = '2026-01-01 00:00' AND t = $1");
+        self.prepare("named", "SELECT word, since FROM named WHERE number = $1");
+    }
+
+    fn execute_all(&mut self) {
+        self.execute("item", &["1"]);
+        self.execute("all", &["2"]);
+        self.execute("pair", &["1", "x"]);
+        self.execute("moment", &["2026-01-01"]);
+        self.execute("named", &["1"]);
+    }
+
+    async fn settings_and_blocks(&mut self) {
+        self.execute_all();
+        let plan = harness::value(&self.other, "EXPLAIN SELECT te FROM items WHERE k = 1").await;
+        assert_eq!(plan, "OnlineLookupExec: view=items, keys=1, road=short");
+        for setting in ["TimeZone = 'America/New_York'", "tidegate.as_of = '2025-12-31 00:00:00Z'", "tidegate.route = offline"] {
+            self.query(&format!("SET {setting}"));
+            self.execute_all();
+            self.query(&format!("RESET {}", setting.split(' ').next().unwrap_or_default()));
+            self.execute_all();
+        }
+        self.query("BEGIN");
+        self.query("INSERT INTO pairs VALUES (1, 'x', '2025-12-31 01:00Z', 99, 'held back')");
+        self.execute_all();
+        self.query("ROLLBACK");
+        self.execute_all();
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ");
+        self.execute_all();
+        harness::run(&self.other, "INSERT INTO pairs VALUES (1, 'x', '2025-12-31 02:00Z', 100, 'of another')").await;
+        self.execute_all();
+        self.query("COMMIT");
+        self.execute_all();
+        self.query("BEGIN");
+        self.execute("item", &["one"]);
+        self.execute("item", &["1"]);
+        self.query("ROLLBACK");
+        self.execute("item", &["1"]);
+        self.query("BEGIN");
+        self.query("COMMENT ON FEATURE VIEW items IS 'changed in a block'");
+        self.execute_all();
+        self.query("COMMIT");
+        self.execute_all();
+    }
+
+    async fn definitions(&mut self) {
+        harness::run(&self.other, "CREATE TABLE unrelated (x BIGINT)").await;
+        self.execute_all();
+        harness::run(&self.other, "DROP VIEW named").await;
+        harness::run(&self.other, "CREATE VIEW named AS SELECT k AS number, dp AS word, event_time AS since FROM items").await;
+        self.execute_all();
+        harness::run(&self.other, "DROP FEATURE VIEW pairs").await;
+        self.execute_all();
+        harness::run(&self.other, "CREATE FEATURE VIEW pairs (x BIGINT, note TEXT) ENTITY pair").await;
+        self.execute_all();
+        harness::run(&self.other, "INSERT INTO pairs VALUES (1, 'x', '2025-12-31 01:00Z', 7, 'anew')").await;
+        self.execute_all();
+    }
+
+    async fn time(&mut self) {
+        harness::run(&self.other, "INSERT INTO pairs VALUES (1, 'x', '2026-01-01 06:00Z', 8, 'later')").await;
+        for instant in ["2026-01-01 05:59:59.999999Z", "2026-01-01 06:00Z", "2026-01-02 12:00Z", "2026-01-02 12:00:00.000001Z"] {
+            harness::set_clock(&self.other, instant).await;
+            self.execute_all();
+        }
+        harness::set_clock(&self.other, harness::CLOCK).await;
+    }
+
+    /// The store goes away in the middle of a pipeline: what came after the lookup that failed was not listened to.
+    fn failure(&mut self) {
+        self.gateway.redis().stop();
+        for begin in [None, Some("BEGIN")] {
+            if let Some(begin) = begin {
+                self.query(begin);
+            }
+            self.query("SELECT 1");
+            self.send("named", &["1"]);
+            self.raw.message(b'P', b"after\0SELECT te FROM items WHERE k = $1\0\0\0");
+            self.send("after", &["1"]);
+            self.raw.message(b'H', b"");
+            self.send("item", &["1"]);
+            self.sync("a pipeline without its store");
+            self.query("ROLLBACK");
+            self.execute("after", &["1"]);
+        }
+        self.send("item", &["one"]);
+        self.send("item", &["1"]);
+        self.sync("a value that is none, then a lookup");
+        self.send("item", &["1"]);
+        self.send("item", &["one"]);
+        self.sync("a lookup, then a value that is none");
+        self.query("SET tidegate.online_fallback = offline");
+        self.execute_all();
+        self.send("item", &["1"]);
+        self.prepare("after", "SELECT te FROM items WHERE k IN (1, $1)");
+        self.send("after", &["2"]);
+        self.send("item", &["one"]);
+        self.sync("a pipeline that reads the offline store");
+        self.execute("after", &["2"]);
+    }
+}
+
+#[tokio::test]
+async fn a_story_goes_the_same_on_both_roads() {
+    let mut told = Vec::new();
+    for road in ["on", "off"] {
+        let mut story = Story::begin(road).await;
+        story.prepare_all();
+        story.settings_and_blocks().await;
+        story.definitions().await;
+        story.time().await;
+        story.failure();
+        told.push(story.told);
+    }
+    let (planned, short) = (told.pop().unwrap(), told.pop().unwrap());
+    assert_eq!(short.len(), planned.len());
+    for (place, ((what, short), (_, planned))) in short.into_iter().zip(planned).enumerate() {
+        assert_same(&[short, planned], &format!("step {place}: {what}"));
+    }
+}
