@@ -72,6 +72,22 @@ impl OnlineLookupExec {
         let properties = one_stream(&schema, EmissionType::Final);
         Ok(Self { spec: Arc::new(spec), layout, schema, properties, metrics: ExecutionPlanMetricsSet::new() })
     }
+
+    /// The view.
+    pub(super) fn view(&self) -> &Arc<FeatureView> {
+        &self.spec.view
+    }
+
+    /// The same lookup of these entities.
+    pub(super) fn of(&self, keys: KeySet) -> Self {
+        Self {
+            spec: Arc::new(LookupSpec { keys, ..self.spec.as_ref().clone() }),
+            layout: Arc::clone(&self.layout),
+            schema: Arc::clone(&self.schema),
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
 }
 
 impl DisplayAs for OnlineLookupExec {

@@ -30,6 +30,7 @@ use super::casts::{ComparedLiterals, TextCasts};
 use super::compile::{compile, slot_values};
 use super::errors::from_datafusion;
 use super::literals::{StatementTime, TextLiterals};
+use super::lookup_join::JoinByLookup;
 use super::now::Now;
 use super::parameters::Parameters;
 use super::physical::OurQueryPlanner;
@@ -80,6 +81,8 @@ impl Planner {
         let place = optimizer.rules.iter().position(|rule| rule.name() == "push_down_filter");
         let place = place.map_or(optimizer.rules.len(), |place| place + 1);
         optimizer.rules.insert(place, Arc::new(FilterBelowAsOfJoin));
+        // Last, when filters stand where they belong and joins say what they join on.
+        optimizer.rules.push(Arc::new(JoinByLookup));
         let mut analyzer = Analyzer::new();
         // Before types are coerced: a literal that is compared takes the other side's type.
         analyzer.rules.insert(0, Arc::new(ComparedLiterals));

@@ -31,6 +31,7 @@ mod instant;
 mod keys;
 mod lateral;
 mod literals;
+mod lookup_join;
 mod match_condition;
 mod moment;
 mod nodes;

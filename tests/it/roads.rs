@@ -763,3 +763,84 @@ async fn a_story_goes_the_same_on_both_roads() {
         assert_same(&[short, planned], &format!("step {place}: {what}"));
     }
 }
+
+/// Joins of a few rows with views, and whether they are made by lookups.
+const JOINS: &[(&str, bool)] = &[
+    ("SELECT u.n, i.te, i.event_time FROM unnest(ARRAY[1, 2, 2, 5, 7, NULL]) AS u(n) JOIN items i ON i.k = u.n", true),
+    ("SELECT u.n, i.* FROM unnest(ARRAY[1, 2, 2, 5, 7, NULL]) AS u(n) LEFT JOIN items i ON i.k = u.n", true),
+    ("SELECT u.n, i.te FROM unnest(ARRAY[1, 9999999999]) AS u(n) LEFT JOIN items i ON i.k = u.n", true),
+    (
+        "SELECT * FROM (VALUES (1, 'x'), (1, 'y'), (3, 'x'), (NULL, 'x')) AS v (a, b) LEFT JOIN pairs p ON p.a = v.a AND p.b = v.b",
+        true,
+    ),
+    ("SELECT * FROM (VALUES (1, 'x'), (2, 'x')) AS v (a, b) JOIN pairs p ON v.b = p.b AND v.a = p.a WHERE p.x IS NULL", true),
+    ("SELECT * FROM pairs p JOIN (VALUES (1, 'x'), (2, 'x')) AS v (a, b) ON v.b = p.b AND v.a = p.a", true),
+    ("SELECT * FROM pairs p RIGHT JOIN (VALUES (1, 'x'), (9, 'x')) AS v (a, b) ON v.b = p.b AND v.a = p.a", true),
+    ("SELECT v.a, p.x FROM (VALUES (1, 'x'), (2, 'x')) AS v (a, b) JOIN pairs p ON v.b = p.b AND v.a = p.a AND p.x > v.a", true),
+    (
+        "SELECT v.a, p.x FROM (VALUES (1, 'x'), (2, 'x')) AS v (a, b) LEFT JOIN pairs p ON v.b = p.b AND v.a = p.a AND p.note = 'two'",
+        true,
+    ),
+    (
+        "SELECT v.k, i.dp, c.price FROM (VALUES (1), (2), (7)) AS v (k) LEFT JOIN items i ON i.k = v.k LEFT JOIN prices c ON c.k = v.k",
+        true,
+    ),
+    ("SELECT v.k, i.dp, c.price FROM (VALUES (1), (2), (7)) AS v (k) LEFT JOIN items i USING (k) JOIN prices c USING (k)", true),
+    ("SELECT l.id, p.x FROM (SELECT * FROM labels ORDER BY id LIMIT 3) l LEFT JOIN pairs p ON p.a = l.a AND p.b = 'x'", false),
+    ("SELECT l.id, i.te FROM (SELECT * FROM labels ORDER BY id LIMIT 3) l LEFT JOIN items i ON i.k = l.a", true),
+    ("SELECT i.k, c.price FROM items i LEFT JOIN prices c ON c.k = i.k WHERE i.k IN (1, 2, 3) AND i.dp < 1", false),
+    ("SELECT v.k, n.word FROM (VALUES (1), (2)) AS v (k) JOIN named n ON n.number = v.k", true),
+    ("SELECT v.k, s.d FROM (VALUES (1), (2)) AS v (k) JOIN (SELECT k, dp * 2 AS d FROM items WHERE bo) s ON s.k = v.k", true),
+    (
+        "SELECT u.id, k.x FROM unnest(ARRAY['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']::uuid[]) AS u(id) JOIN kinds k ON k.u = u.id AND k.d = '2026-01-01'",
+        false,
+    ),
+    (
+        "SELECT m.x FROM (VALUES ('2026-01-01 00:00+00'::timestamptz, '2026-01-01'::timestamp)) AS v (z, t) JOIN moments m ON m.z = v.z AND m.t = v.t",
+        true,
+    ),
+    (
+        "SELECT s.x FROM (VALUES (-1, true, '\\x00ff'::bytea), (4, false, '\\x'::bytea)) AS v (s, f, y) JOIN smalls s ON s.s = v.s AND s.f = v.f AND s.y = v.y",
+        true,
+    ),
+    ("SELECT count(*), sum(c.price) FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN prices c ON c.k = v.k", true),
+    ("SELECT v.k FROM (VALUES (1), (2), (7), (9)) AS v (k) WHERE EXISTS (SELECT 1 FROM prices c WHERE c.k = v.k)", false),
+    // Not few, not the whole key, or not the present.
+    ("SELECT l.id, i.te FROM labels l LEFT JOIN items i ON i.k = l.a", false),
+    ("SELECT v.a, p.x FROM (VALUES (1), (2)) AS v (a) JOIN pairs p ON p.a = v.a", false),
+    (
+        "SELECT v.k, i.te FROM (VALUES (1), (2)) AS v (k) LEFT JOIN items AS OF TIMESTAMPTZ '2025-12-31 12:30Z' AS i ON i.k = v.k",
+        false,
+    ),
+    ("SELECT v.k, i.te FROM (VALUES (1), (2)) AS v (k) FULL JOIN items i ON i.k = v.k", false),
+];
+
+#[tokio::test]
+async fn joins_by_lookup_say_the_same_as_scans() {
+    let gateway = prepared_gateway(Online::Redis).await;
+    let client = gateway.connect().await;
+    harness::run(&client, "CREATE TABLE labels (id BIGINT, a BIGINT)").await;
+    harness::run(&client, "INSERT INTO labels VALUES (1, 1), (2, 5), (3, NULL), (4, 2)").await;
+    let [mut by_lookup, mut by_scan] = roads(&gateway);
+    by_scan.query(b"SET tidegate.route = offline");
+    let mut faults = Vec::new();
+    for (sql, is_lookup) in JOINS {
+        let answers = [&mut by_lookup, &mut by_scan].map(|raw| raw.query(sql.as_bytes()));
+        assert_same(&answers, sql);
+        assert!(!answers[0].iter().any(|message| message.0 == b'E'), "{sql}\n{:?}", shown(&answers[0]));
+        let plan = shown(&by_lookup.query(format!("EXPLAIN {sql}").as_bytes())).join("\n");
+        if plan.contains("LookupJoinExec") != *is_lookup {
+            faults.push(format!("{sql}\n{plan}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+    // In a block that keeps rows back the view is read where they are seen.
+    for raw in [&mut by_lookup, &mut by_scan] {
+        raw.query(b"BEGIN");
+        raw.query(b"INSERT INTO prices VALUES (1, '2025-12-31Z', 99, 'XXX')");
+    }
+    let answers = [&mut by_lookup, &mut by_scan]
+        .map(|raw| raw.query(b"SELECT c.* FROM (VALUES (1), (2)) AS v (k) JOIN prices c ON c.k = v.k"));
+    assert!(shown(&answers[0]).join("\n").contains("XXX"));
+    assert_same(&answers, &"a block's own rows");
+}
