@@ -35,7 +35,7 @@ pub struct Given {
     /// The most memory that queries may hold, in MiB [default: 4096]
     #[arg(long, env = "TIDEGATE_MEMORY_MIB", value_name = "N")]
     pub memory_mib: Option<usize>,
-    /// The most that one statement or block may write, in MiB [default: 2048]
+    /// The most that a block or a COPY may hold until it is written, in MiB; what a query gives is written as it comes [default: 2048]
     #[arg(long, env = "TIDEGATE_WRITE_MIB", value_name = "N")]
     pub write_mib: Option<usize>,
     /// The longest message of a client, in MiB [default: 16]

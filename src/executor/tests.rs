@@ -20,7 +20,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Result;
-use crate::offline::{BatchStream, Commit, Dataset, Extent, OfflineStore, Predicate, ROW_ADDRESS, Scan, history_schema};
+use crate::offline::{BatchStream, Commit, Dataset, Extent, OfflineStore, Predicate, ROW_ADDRESS, Scan, Staged, history_schema};
 use crate::online::{MemoryStore, OnlineViews};
 use crate::registry::{Feature, FeatureView, KeyColumn, ObjectId, Ttl};
 use crate::time::{CommitTime, DatasetVersion, EventTime};
@@ -40,6 +40,18 @@ impl FixedRows {
 impl OfflineStore for FixedRows {
     async fn create(&self, _dataset: Dataset, _schema: SchemaRef) -> Result<()> {
         Ok(())
+    }
+
+    async fn stage(&self, _dataset: Dataset, _rows: BatchStream, _created_time: CommitTime) -> Result<Staged> {
+        Err(Error::internal("fixed rows are appended whole"))
+    }
+
+    async fn restamp(&self, _dataset: Dataset, staged: Staged, _created_time: CommitTime) -> Result<Staged> {
+        Ok(staged)
+    }
+
+    async fn commit(&self, _dataset: Dataset, _staged: Staged) -> Result<Commit> {
+        Err(Error::internal("fixed rows are appended whole"))
     }
 
     async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit> {

@@ -10,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, IntervalUnit, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, FixedOffset, Offset, TimeZone};
 
-use super::number;
+use super::{Intake, number};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
@@ -22,8 +22,8 @@ pub(super) struct Assignment<'a> {
     pub(super) column: &'a str,
     /// Its type.
     pub(super) to: &'a SqlType,
-    /// The session's time zone.
-    pub(super) time_zone: &'a str,
+    /// Of which write the values are.
+    pub(super) intake: &'a Intake,
 }
 
 impl Assignment<'_> {
@@ -31,7 +31,7 @@ impl Assignment<'_> {
     pub(super) fn at_row(&self, error: Error, row: usize) -> Error {
         match error.detail_text() {
             Some(_) => error,
-            None => error.detail(format!("Row {}, column \"{}\".", row + 1, self.column)),
+            None => error.detail(format!("Row {}, column \"{}\".", self.intake.first_row + row + 1, self.column)),
         }
     }
 
@@ -131,7 +131,7 @@ fn is_number(data_type: &SqlType) -> bool {
 }
 
 fn from_text(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
-    let mut parser = TextParser::new(to.to, to.time_zone)?;
+    let mut parser = TextParser::new(to.to, &to.intake.time_zone)?;
     for (row, text) in column.as_string::<i32>().iter().enumerate() {
         parser.append(text).map_err(|error| to.at_row(error, row))?;
     }
@@ -141,11 +141,11 @@ fn from_text(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
 /// Local times of the session's zone to instants.
 fn to_instants(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
     let local = column.as_primitive::<TimestampMicrosecondType>();
-    if is_utc(to.time_zone) {
+    if is_utc(&to.intake.time_zone) {
         return Ok(Arc::new(local.clone().with_timezone("UTC")));
     }
     // The parser knows PostgreSQL's rule for times that a change of clocks skips or repeats.
-    let mut parser = TextParser::new(&SqlType::TimestampTz, to.time_zone)?;
+    let mut parser = TextParser::new(&SqlType::TimestampTz, &to.intake.time_zone)?;
     for (row, micros) in local.iter().enumerate() {
         let text = micros.and_then(DateTime::from_timestamp_micros).map(|at| at.format("%Y-%m-%d %H:%M:%S%.6f").to_string());
         parser.append(text.as_deref()).map_err(|error| to.at_row(error, row))?;
@@ -160,13 +160,13 @@ fn to_local(column: &ArrayRef, to: &Assignment<'_>) -> Result<ArrayRef> {
         let utc = DateTime::from_timestamp_micros(micros)
             .ok_or_else(|| Error::new(SqlState::DatetimeFieldOverflow, "timestamp out of range"))?
             .naive_utc();
-        let seconds = match zone(to.time_zone)? {
+        let seconds = match zone(&to.intake.time_zone)? {
             Zone::Named(zone) => zone.offset_from_utc_datetime(&utc).fix().local_minus_utc(),
             Zone::Fixed(offset) => offset.local_minus_utc(),
         };
         Ok(micros + i64::from(seconds) * 1_000_000)
     };
-    if is_utc(to.time_zone) {
+    if is_utc(&to.intake.time_zone) {
         return Ok(Arc::new(TimestampMicrosecondArray::new(instants.values().clone(), instants.nulls().cloned())));
     }
     let mut local = TimestampMicrosecondArray::builder(instants.len());

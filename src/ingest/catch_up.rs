@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{and, filter_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
 use futures::TryStreamExt;
 
@@ -76,10 +77,31 @@ impl Work<'_> {
         let scan = Scan { columns: self.all_columns(), added_after: Some(applied), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         while let Some(batch) = batches.try_next().await? {
-            self.apply(&batch).await?;
+            self.apply(&self.without_outdated(&batch)?).await?;
         }
         tracing::info!(view = %self.view.name, from = %applied, to = %self.version, "online rows caught up");
         Ok(())
+    }
+
+    /// The rows but those which the next row of their entity outdates. Rows are stored sorted by keys and times, so few of a
+    /// large commit are left.
+    fn without_outdated(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let Some(last) = batch.num_rows().checked_sub(1) else { return Ok(batch.clone()) };
+        let failed = |source| Error::internal("rows could not be compared").caused_by(source);
+        let mut same_entity = BooleanArray::from(vec![true; last]);
+        for key in &self.view.keys {
+            let values = column(batch, &key.name)?;
+            let equal = not_distinct(&values.slice(0, last), &values.slice(1, last)).map_err(failed)?;
+            same_entity = and(&same_entity, &equal).map_err(failed)?;
+        }
+        let version = versions(batch, &self.view.event_time)?;
+        // A row of the future outdates nothing yet.
+        let outdated = |row: usize| {
+            let next = version(row + 1);
+            same_entity.value(row) && next.event_time <= self.now && next > version(row)
+        };
+        let kept: BooleanArray = (0..=last).map(|row| Some(row == last || !outdated(row))).collect();
+        filter_record_batch(batch, &kept).map_err(failed)
     }
 
     /// Applies the newest row of each entity: finds them by their keys and times, then reads only them.
@@ -104,16 +126,10 @@ impl Work<'_> {
             true => vec![Some(EntityKey::global()); batch.num_rows()],
             false => entity_keys(&self.view.keys, &keys)?,
         };
-        let event_times = column(batch, &self.view.event_time)?.as_primitive::<TimestampMicrosecondType>();
-        let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
-        let sequences = column(batch, SEQUENCE)?.as_primitive::<Int64Type>();
+        let version_of = versions(batch, &self.view.event_time)?;
         let addresses = column(batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
         for (row, entity) in entities.into_iter().enumerate() {
-            let version = RowVersion {
-                event_time: EventTime::from_micros(event_times.value(row)),
-                created_time: CommitTime::from_micros(created_times.value(row)),
-                sequence: sequences.value(row),
-            };
+            let version = version_of(row);
             let Some(entity) = entity else { continue };
             if version.event_time > self.now {
                 continue;
@@ -199,6 +215,18 @@ impl Work<'_> {
     fn all_columns(&self) -> Vec<String> {
         history_schema(self.view).fields().iter().map(|field| field.name().clone()).collect()
     }
+}
+
+/// What orders the rows of a batch of history, by row.
+fn versions<'a>(batch: &'a RecordBatch, event_time: &str) -> Result<impl Fn(usize) -> RowVersion + 'a> {
+    let event_times = column(batch, event_time)?.as_primitive::<TimestampMicrosecondType>();
+    let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
+    let sequences = column(batch, SEQUENCE)?.as_primitive::<Int64Type>();
+    Ok(|row| RowVersion {
+        event_time: EventTime::from_micros(event_times.value(row)),
+        created_time: CommitTime::from_micros(created_times.value(row)),
+        sequence: sequences.value(row),
+    })
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {

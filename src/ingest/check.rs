@@ -9,6 +9,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::Intake;
 use crate::error::{Error, Result, SqlState};
 use crate::registry::FeatureView;
 
@@ -56,7 +57,7 @@ impl Checks {
     }
 
     /// An error unless no condition is false for any row; one that is NULL holds.
-    pub(super) fn hold(&self, view: &FeatureView, rows: &RecordBatch) -> Result<()> {
+    pub(super) fn hold(&self, view: &FeatureView, rows: &RecordBatch, intake: &Intake) -> Result<()> {
         for check in &self.0 {
             let judged = check.condition.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
             let judged = judged.map_err(|source| {
@@ -66,7 +67,7 @@ impl Checks {
             let judged = judged.as_boolean();
             if let Some(row) = (0..judged.len()).find(|row| judged.is_valid(*row) && !judged.value(*row)) {
                 let message = format!("new row for relation \"{}\" violates check constraint \"{}\"", view.name, check.name);
-                return Err(Error::new(SqlState::CheckViolation, message).detail(format!("The failing row is row {}.", row + 1)));
+                return Err(Error::new(SqlState::CheckViolation, message).detail(intake.failing_row(row)));
             }
         }
         Ok(())

@@ -1,22 +1,28 @@
 //! Group commit: one relation's writes, gathered while a commit is under way, become the next one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Stores, ValidBatch};
+use super::{Stores, ValidBatch, catch_up};
 use crate::error::{Error, Result};
-use crate::offline::{Dataset, SEQUENCE};
+use crate::offline::{Commit, Dataset, SEQUENCE, Staged};
 use crate::online::{EntityKey, PackedRow, RowLayout};
 use crate::registry::{FeatureView, Target};
 use crate::time::CommitTime;
 
 /// The most rows that writes of different clients put into one commit. A single larger write is one commit all the same.
 const GROUP_ROWS_MAX: usize = 1 << 20;
+
+/// A commit carries no commit time older than this when it is made, so that what a read as of a system time older than this
+/// answered stays true. Microseconds.
+pub(super) const COMMIT_LAG: i64 = 1_000_000;
 
 /// From so many rows on, sorting and packing goes to a thread for blocking work.
 const BLOCKING_ROWS_MIN: usize = 4096;
@@ -40,13 +46,26 @@ struct Queue {
 /// One client's write, waiting to be committed.
 #[derive(Debug)]
 struct Write {
-    batches: Vec<ValidBatch>,
+    rows: Rows,
     done: oneshot::Sender<Result<Option<Error>>>,
 }
 
+/// What a client wrote.
+#[derive(Debug)]
+enum Rows {
+    /// Rows at hand, which can share a commit.
+    Held(Vec<ValidBatch>),
+    /// So many rows that they were staged as they came: a commit of their own.
+    Staged(Staged),
+}
+
 impl Write {
-    fn rows(&self) -> usize {
-        self.batches.iter().map(ValidBatch::len).sum()
+    /// How many rows it brings to a commit that others share; `None` where it shares none.
+    fn shared_rows(&self) -> Option<usize> {
+        match &self.rows {
+            Rows::Held(batches) => Some(batches.iter().map(ValidBatch::len).sum()),
+            Rows::Staged(_) => None,
+        }
     }
 }
 
@@ -57,10 +76,19 @@ impl Relation {
 
     /// Writes `batches`, all or none, in a commit that may hold other writes too. If the caller goes away, the write goes on.
     pub(super) async fn write(self: Arc<Self>, stores: &Stores, batches: Vec<ValidBatch>) -> Result<Option<Error>> {
+        self.queue(stores, Rows::Held(batches)).await
+    }
+
+    /// Commits staged rows. If the caller goes away, the commit goes on.
+    pub(super) async fn write_staged(self: Arc<Self>, stores: &Stores, staged: Staged) -> Result<Option<Error>> {
+        self.queue(stores, Rows::Staged(staged)).await
+    }
+
+    async fn queue(self: Arc<Self>, stores: &Stores, rows: Rows) -> Result<Option<Error>> {
         let (done, outcome) = oneshot::channel();
         let idle = {
             let mut queue = self.queue.lock();
-            queue.writes.push(Write { batches, done });
+            queue.writes.push(Write { rows, done });
             !std::mem::replace(&mut queue.committing, true)
         };
         if idle {
@@ -93,8 +121,8 @@ impl Drop for Committer {
 impl Committer {
     async fn run(self) {
         while let Some(group) = self.next_group() {
-            let (batches, waiting): (Vec<_>, Vec<_>) = group.into_iter().map(|write| (write.batches, write.done)).unzip();
-            let outcome = self.commit(batches.into_iter().flatten().collect()).await;
+            let (rows, waiting): (Vec<_>, Vec<_>) = group.into_iter().map(|write| (write.rows, write.done)).unzip();
+            let outcome = self.commit(rows).await;
             for done in waiting {
                 // A writer that went away does not hear of it.
                 let _ = done.send(outcome.clone());
@@ -110,46 +138,104 @@ impl Committer {
             return None;
         }
         let mut rows = 0;
-        let fits = queue.writes.iter().take_while(|write| {
-            rows += write.rows();
+        let fits = queue.writes.iter().map_while(Write::shared_rows).take_while(|more| {
+            rows += more;
             rows <= GROUP_ROWS_MAX
         });
         let count = fits.count().max(1);
         Some(queue.writes.drain(..count).collect())
     }
 
-    async fn commit(&self, batches: Vec<ValidBatch>) -> Result<Option<Error>> {
-        let Stores { offline, online, clock } = &self.stores;
-        let target = &self.relation.target;
-        let dataset = match target {
-            Target::View(view) => Dataset::History(view.id),
-            Target::Table(table) => Dataset::Table(table.id),
-        };
-        let newest = offline.latest(dataset).await?.created_time;
-        let created_time = {
-            let mut previous = self.relation.previous.lock();
-            let created_time = clock.now().after((*previous).max(Some(newest)));
-            *previous = Some(created_time);
-            created_time
-        };
-        let rows = prepare(target, batches, created_time).await?;
-        let count = rows.stored.num_rows();
-        let commit = offline.append(dataset, rows.stored, created_time).await?;
-        tracing::debug!(relation = target.name(), version = %commit.version, rows = count, "batch appended");
-        let Some(packed) = rows.packed else {
-            return Ok(None);
-        };
-        match online.apply(target.id(), packed, clock.now().as_event_time(), commit.version).await {
-            Ok(()) => Ok(None),
-            Err(error) => {
-                tracing::warn!(relation = target.name(), version = %commit.version, %error, "batch not applied online");
-                let message = format!("the rows of \"{}\" are stored, but not yet in the online store", target.name());
-                let warning = Error::new(error.code(), message)
-                    .hint("Lookups read them from the offline store until the online store has caught up, which needs no help.")
-                    .caused_by(error);
-                Ok(Some(warning))
+    /// Commits writes: either one that was staged, or some that share a commit.
+    async fn commit(&self, writes: Vec<Rows>) -> Result<Option<Error>> {
+        let mut held = Vec::with_capacity(writes.len());
+        for write in writes {
+            match write {
+                Rows::Staged(staged) => return self.commit_staged(staged).await,
+                Rows::Held(batches) => held.extend(batches),
             }
         }
+        let Stores { offline, online, clock } = &self.stores;
+        let target = &self.relation.target;
+        let dataset = dataset(target);
+        let created_time = self.stamp().await?;
+        let prepared = prepare(target, held, created_time).await?;
+        let rows = prepared.stored;
+        let count = rows.num_rows();
+        let staged = offline.stage(dataset, stream::once(async { Ok(rows) }).boxed(), created_time).await?;
+        let commit = self.commit_in_time(staged).await?;
+        tracing::debug!(relation = target.name(), version = %commit.version, rows = count, "batch appended");
+        let Some(packed) = prepared.packed else {
+            return Ok(None);
+        };
+        let applied = match commit.created_time == created_time {
+            true => online.apply(target.id(), packed, clock.now().as_event_time(), commit.version).await,
+            // What was packed has the first stamp: the rows are read again.
+            false => self.catch_up().await,
+        };
+        Ok(applied.err().map(|error| self.not_online(error, commit)))
+    }
+
+    /// Commits staged rows. The online store reads those that concern it from there.
+    async fn commit_staged(&self, staged: Staged) -> Result<Option<Error>> {
+        let commit = self.commit_in_time(staged).await?;
+        tracing::debug!(relation = self.relation.target.name(), version = %commit.version, "staged rows committed");
+        Ok(self.catch_up().await.err().map(|error| self.not_online(error, commit)))
+    }
+
+    async fn catch_up(&self) -> Result<()> {
+        match &self.relation.target {
+            Target::View(view) if view.online => {
+                catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await
+            }
+            Target::View(_) | Target::Table(_) => Ok(()),
+        }
+    }
+
+    /// The commit time of a commit made now: later than every other of the relation.
+    async fn stamp(&self) -> Result<CommitTime> {
+        let newest = self.stores.offline.latest(dataset(&self.relation.target)).await?.created_time;
+        let mut previous = self.relation.previous.lock();
+        let created_time = self.stores.clock.now().after((*previous).max(Some(newest)));
+        *previous = Some(created_time);
+        Ok(created_time)
+    }
+
+    /// Makes staged rows a commit whose commit time is no older than [`COMMIT_LAG`], giving them another where it is. Where
+    /// that takes too long itself, the next one lies ahead, and the commit waits for it.
+    async fn commit_in_time(&self, mut staged: Staged) -> Result<Commit> {
+        let Stores { offline, clock, .. } = &self.stores;
+        let dataset = dataset(&self.relation.target);
+        if matches!(self.relation.target, Target::View(_)) {
+            let mut ahead = 0;
+            while clock.now().micros() - staged.created_time().micros() > COMMIT_LAG {
+                let start = clock.now().micros();
+                let created_time = CommitTime::from_micros(self.stamp().await?.micros() + ahead);
+                staged = offline.restamp(dataset, staged, created_time).await?;
+                if ahead > 0 {
+                    let early = u64::try_from(created_time.micros() - clock.now().micros()).unwrap_or(0);
+                    tokio::time::sleep(Duration::from_micros(early)).await;
+                }
+                ahead = 2 * (clock.now().micros() - start);
+            }
+        }
+        offline.commit(dataset, staged).await
+    }
+
+    /// The warning about rows that are durable and not yet online.
+    fn not_online(&self, error: Error, commit: Commit) -> Error {
+        let relation = self.relation.target.name();
+        tracing::warn!(relation, version = %commit.version, %error, "batch not applied online");
+        Error::new(error.code(), format!("the rows of \"{relation}\" are stored, but not yet in the online store"))
+            .hint("Lookups read them from the offline store until the online store has caught up, which needs no help.")
+            .caused_by(error)
+    }
+}
+
+fn dataset(target: &Target) -> Dataset {
+    match target {
+        Target::View(view) => Dataset::History(view.id),
+        Target::Table(table) => Dataset::Table(table.id),
     }
 }
 
@@ -173,6 +259,21 @@ async fn prepare(target: &Target, batches: Vec<ValidBatch>, created_time: Commit
 }
 
 fn prepare_rows(target: &Target, batches: &[ValidBatch], created_time: CommitTime, first_sequence: i64) -> Result<Prepared> {
+    let stored = stored_rows(target, batches, created_time, first_sequence)?;
+    let packed = match target {
+        Target::View(view) if view.online => Some(RowLayout::new(view).pack(&stored)?),
+        Target::View(_) | Target::Table(_) => None,
+    };
+    Ok(Prepared { stored, packed })
+}
+
+/// Rows as the offline store gets them, those of a view sorted.
+pub(super) fn stored_rows(
+    target: &Target,
+    batches: &[ValidBatch],
+    created_time: CommitTime,
+    first_sequence: i64,
+) -> Result<RecordBatch> {
     let mut stored = Vec::with_capacity(batches.len());
     let mut sequence = first_sequence;
     for batch in batches {
@@ -184,17 +285,15 @@ fn prepare_rows(target: &Target, batches: &[ValidBatch], created_time: CommitTim
         [one] => one.clone(),
         several => concat_batches(&several[0].schema(), several).map_err(failed)?,
     };
-    let Target::View(view) = target else {
-        return Ok(Prepared { stored: together, packed: None });
-    };
-    let sorted = sort(view, &together).map_err(failed)?;
-    let packed = if view.online { Some(RowLayout::new(view).pack(&sorted)?) } else { None };
-    Ok(Prepared { stored: sorted, packed })
+    match target {
+        Target::View(view) => sort(view, &together).map_err(failed),
+        Target::Table(_) => Ok(together),
+    }
 }
 
 /// A random number for the commit above the number of the row: two gateways that commit in the same microsecond do not
 /// interleave, and rows keep the order in which they came.
-fn first_sequence() -> i64 {
+pub(super) fn first_sequence() -> i64 {
     let nonce = Uuid::new_v4().as_u128() as u32 >> 1;
     i64::from(nonce) << 32
 }

@@ -4,7 +4,7 @@
 //! [`Ingest::catch_up`], which brings the online store up to the offline store commit by commit. Small writes that come at the
 //! same time share a commit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::offline::{Dataset, Extent, SharedOfflineStore, history_order, history_schema};
+use crate::offline::{BatchStream, Dataset, Extent, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
 use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
 use crate::time::{Clock, CommitTime};
@@ -23,10 +23,13 @@ mod catch_up;
 mod check;
 mod commit;
 mod number;
+mod stream;
 mod validate;
 
 use check::Checks;
 use commit::Relation;
+use stream::{Gathered, Intaker, gather};
+pub use validate::Intake;
 
 /// Rows that may be written as they are: nobody checks again.
 #[derive(Clone, Debug)]
@@ -115,14 +118,17 @@ impl Ingest {
     }
 
     /// Checks rows against the relation they are for: columns by name, types by assignment, keys and event times not NULL,
-    /// `CHECK`s. All rows or none; the error names row and column. A missing event time is `now`; other missing columns are
-    /// NULL. Text is parsed as the column's type, instants without a zone in `time_zone`.
-    pub fn validate(&self, target: &Target, rows: &RecordBatch, now: CommitTime, time_zone: &str) -> Result<ValidBatch> {
-        let valid = validate::columns(target, rows, now, time_zone)?;
-        if let Target::View(view) = target {
-            self.checks(view)?.hold(view, &valid)?;
+    /// `CHECK`s. All rows or none; the error names row and column. A missing event time is the present; other missing columns are
+    /// NULL. Text is parsed as the column's type.
+    pub fn validate(&self, target: &Target, rows: &RecordBatch, intake: &Intake) -> Result<ValidBatch> {
+        Intaker { target: target.clone(), checks: self.checks_of(target)? }.validate(rows, intake)
+    }
+
+    fn checks_of(&self, target: &Target) -> Result<Option<Arc<Checks>>> {
+        match target {
+            Target::View(view) => self.checks(view).map(Some),
+            Target::Table(_) => Ok(None),
         }
-        Ok(ValidBatch { target: target.clone(), rows: valid })
     }
 
     fn checks(&self, view: &FeatureView) -> Result<Arc<Checks>> {
@@ -145,23 +151,35 @@ impl Ingest {
     /// Writes batches: durable when this returns, atomic per relation, visible to the next lookup.
     pub async fn write(&self, batches: Vec<ValidBatch>) -> Result<Written> {
         let rows: usize = batches.iter().map(ValidBatch::len).sum();
-        let mut relations: Vec<(ObjectId, Vec<ValidBatch>)> = Vec::new();
+        let mut relations: BTreeMap<ObjectId, Vec<ValidBatch>> = BTreeMap::new();
         for batch in batches.into_iter().filter(|batch| !batch.is_empty()) {
-            let id = batch.target.id();
-            match relations.iter_mut().find(|(of, _)| *of == id) {
-                Some((_, batches)) => batches.push(batch),
-                None => relations.push((id, vec![batch])),
-            }
+            relations.entry(batch.target.id()).or_default().push(batch);
         }
-        let writes = relations.into_iter().map(|(id, batches)| {
-            let relation = self.relations.lock().entry(id).or_insert_with(|| Relation::new(&batches[0].target)).clone();
-            relation.write(&self.stores, batches)
-        });
+        let writes = relations.into_values().map(|batches| self.relation(&batches[0].target).write(&self.stores, batches));
         let mut written = Written { rows: rows as u64, warnings: Vec::new() };
         for outcome in join_all(writes).await {
             written.warnings.extend(outcome?);
         }
         Ok(written)
+    }
+
+    /// Checks and writes rows as they come, as one commit of any size: durable when this returns, all rows or none, visible to the
+    /// next lookup. Few rows share a commit with others; many are staged, in memory that does not grow with them.
+    pub async fn write_stream(&self, target: &Target, rows: BatchStream, intake: Intake) -> Result<Written> {
+        let intaker = Intaker { target: target.clone(), checks: self.checks_of(target)? };
+        match gather(intaker, rows, intake).await? {
+            Gathered::All(batch) => self.write(vec![batch]).await,
+            Gathered::Nothing => Ok(Written::default()),
+            Gathered::More(more) => {
+                let (staged, rows) = stream::stage(&self.stores, more).await?;
+                let warning = self.relation(target).write_staged(&self.stores, staged).await?;
+                Ok(Written { rows, warnings: warning.into_iter().collect() })
+            }
+        }
+    }
+
+    fn relation(&self, target: &Target) -> Arc<Relation> {
+        self.relations.lock().entry(target.id()).or_insert_with(|| Relation::new(target)).clone()
     }
 
     /// Makes the stores ready for a relation that the registry has just got.

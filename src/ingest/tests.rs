@@ -19,6 +19,8 @@ use crate::registry::{Column, Feature, KeyColumn, StoreId, Table, TableSource};
 use crate::time::{DatasetVersion, SetClock};
 use crate::types::SqlType;
 
+mod streamed;
+
 fn feature(name: &str, data_type: SqlType, check: Option<&str>) -> Feature {
     Feature { name: name.into(), data_type, comment: None, check: check.map(Into::into) }
 }
@@ -55,6 +57,10 @@ fn at(micros: i64) -> CommitTime {
     CommitTime::from_micros(micros)
 }
 
+fn intake(now: CommitTime, time_zone: &str) -> Intake {
+    Intake { now, time_zone: time_zone.into(), first_row: 0 }
+}
+
 /// A gateway's stores and write path over one root, with a clock that stands still.
 struct Gateway {
     offline: SharedOfflineStore,
@@ -73,7 +79,7 @@ impl Gateway {
     }
 
     fn valid(&self, view: &Arc<FeatureView>, rows: &[(&str, i64, i64, i64)]) -> ValidBatch {
-        self.ingest.validate(&Target::View(view.clone()), &batch(rows), self.clock.now(), "UTC").unwrap()
+        self.ingest.validate(&Target::View(view.clone()), &batch(rows), &intake(self.clock.now(), "UTC")).unwrap()
     }
 
     async fn write(&self, view: &Arc<FeatureView>, rows: &[(&str, i64, i64, i64)]) -> Written {
@@ -308,9 +314,9 @@ async fn tables_take_rows_as_they_are() {
     let target = Target::Table(Arc::new(table));
     gateway.ingest.create(&target).await.unwrap();
     let rows = |column: &str| RecordBatch::try_from_iter([(column, Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]).unwrap();
-    let valid = gateway.ingest.validate(&target, &rows("a"), at(1000), "UTC").unwrap();
+    let valid = gateway.ingest.validate(&target, &rows("a"), &intake(at(1000), "UTC")).unwrap();
     gateway.ingest.write(vec![valid.clone(), valid]).await.unwrap();
-    let error = gateway.ingest.validate(&target, &rows("b"), at(1000), "UTC").unwrap_err();
+    let error = gateway.ingest.validate(&target, &rows("b"), &intake(at(1000), "UTC")).unwrap_err();
     assert_eq!(error.code(), SqlState::NotNullViolation);
     let dataset = Dataset::Table(ObjectId(16_400));
     let latest = gateway.offline.latest(dataset).await.unwrap();
@@ -331,7 +337,7 @@ fn assign(to: SqlType, check: Option<&str>, field: Field, column: ArrayRef) -> R
     let fields = vec![SqlType::Text.field("a", true), SqlType::BigInt.field("b", true), field.with_name("x")];
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..column.len() as i64));
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![keys, numbers, column]).unwrap();
-    let valid = gateway.ingest.validate(&Target::View(view), &rows, at(1000), "Europe/Berlin")?;
+    let valid = gateway.ingest.validate(&Target::View(view), &rows, &intake(at(1000), "Europe/Berlin"))?;
     assert_eq!(valid.rows.column(2).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0), 1000);
     Ok(valid.rows.column(3).clone())
 }
@@ -430,7 +436,7 @@ fn keys_and_event_times_are_there() {
     let check = |columns: Vec<(&str, ArrayRef)>, code: SqlState, message: &str| {
         let rows =
             RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
-        let error = gateway.ingest.validate(&target, &rows, at(1000), "UTC").unwrap_err();
+        let error = gateway.ingest.validate(&target, &rows, &intake(at(1000), "UTC")).unwrap_err();
         assert_eq!((error.code(), error.message()), (code, message));
     };
     let a = || ("a", Arc::new(StringArray::from(vec!["x"])) as ArrayRef);

@@ -11,8 +11,26 @@ use crate::registry::Target;
 use crate::time::CommitTime;
 use crate::types::SqlType;
 
+/// What rows are judged by beside themselves.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    /// The event time of rows that state none.
+    pub now: CommitTime,
+    /// The session's zone, in which instants without one are read.
+    pub time_zone: String,
+    /// How many rows of the same write came before: errors count from there.
+    pub first_row: usize,
+}
+
+impl Intake {
+    /// Which row failed, counted over the whole write.
+    pub(super) fn failing_row(&self, row: usize) -> String {
+        format!("The failing row is row {}.", self.first_row + row + 1)
+    }
+}
+
 /// The columns of `target`, from the columns of `rows` of the same names.
-pub(super) fn columns(target: &Target, rows: &RecordBatch, now: CommitTime, time_zone: &str) -> Result<RecordBatch> {
+pub(super) fn columns(target: &Target, rows: &RecordBatch, intake: &Intake) -> Result<RecordBatch> {
     let schema = target.schema();
     known(target, rows)?;
     let event_time = match target {
@@ -25,20 +43,20 @@ pub(super) fn columns(target: &Target, rows: &RecordBatch, now: CommitTime, time
         let column = match given {
             Some((column, given)) => {
                 let data_type = sql_type(field)?;
-                let assignment = Assignment { column: field.name(), to: &data_type, time_zone };
+                let assignment = Assignment { column: field.name(), to: &data_type, intake };
                 assign(column, given, &assignment)?
             }
             None if Some(field.name().as_str()) == event_time => {
-                let now = TimestampMicrosecondArray::from_value(now.micros(), rows.num_rows());
+                let now = TimestampMicrosecondArray::from_value(intake.now.micros(), rows.num_rows());
                 Arc::new(now.with_timezone("UTC"))
             }
             None => new_null_array(field.data_type(), rows.num_rows()),
         };
         if !field.is_nullable() {
-            not_null(target, field.name(), &column)?;
+            not_null(target, field.name(), &column, intake)?;
         }
         if Some(field.name().as_str()) == event_time {
-            finite(field.name(), &column)?;
+            finite(field.name(), &column, intake)?;
         }
         columns.push(column);
     }
@@ -68,24 +86,24 @@ fn sql_type(field: &Field) -> Result<SqlType> {
     SqlType::of_field(field).ok_or_else(|| Error::internal(format!("column \"{}\" has no SQL type", field.name())))
 }
 
-fn not_null(target: &Target, column: &str, values: &ArrayRef) -> Result<()> {
+fn not_null(target: &Target, column: &str, values: &ArrayRef, intake: &Intake) -> Result<()> {
     if values.null_count() == 0 {
         return Ok(());
     }
     let row = (0..values.len()).find(|row| values.is_null(*row)).unwrap_or(0);
     let message = format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", target.name());
-    Err(Error::new(SqlState::NotNullViolation, message).detail(format!("The failing row is row {}.", row + 1)))
+    Err(Error::new(SqlState::NotNullViolation, message).detail(intake.failing_row(row)))
 }
 
 /// An infinite event time would be after, or before, every instant that can be asked for.
-fn finite(column: &str, values: &ArrayRef) -> Result<()> {
+fn finite(column: &str, values: &ArrayRef, intake: &Intake) -> Result<()> {
     let instants = values.as_primitive::<TimestampMicrosecondType>();
     let infinite = instants.values().iter().position(|micros| matches!(*micros, i64::MIN | i64::MAX));
     match infinite {
         None => Ok(()),
         Some(row) => {
             let message = format!("an event time must be finite, and column \"{column}\" is an event time");
-            Err(Error::new(SqlState::DatetimeFieldOverflow, message).detail(format!("The failing row is row {}.", row + 1)))
+            Err(Error::new(SqlState::DatetimeFieldOverflow, message).detail(intake.failing_row(row)))
         }
     }
 }

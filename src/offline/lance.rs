@@ -7,6 +7,7 @@ mod durable;
 mod filter;
 mod handles;
 mod rewrite;
+mod stage;
 mod stored;
 
 use std::path::PathBuf;
@@ -16,12 +17,12 @@ use arrow::array::{RecordBatch, RecordBatchIterator, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, stream};
-use lance::dataset::transaction::{Operation, Transaction};
-use lance::dataset::{CommitBuilder, InsertBuilder, ProjectionRequest, WriteMode, WriteParams};
+use lance::dataset::{InsertBuilder, ProjectionRequest, WriteMode, WriteParams};
 use lance::io::ObjectStore;
 
 use self::filter::{Filter, filter};
-use self::handles::{CREATED_TIME_PROPERTY, Handle, Handles};
+use self::handles::{Handle, Handles};
+pub use self::stage::Staged;
 use super::{BatchStream, Commit, Dataset, Extent, OfflineStore, ROW_ADDRESS, Scan};
 use crate::error::{Error, Result, SqlState};
 use crate::time::{CommitTime, DatasetVersion};
@@ -84,32 +85,6 @@ impl LanceStore {
         let files = manifest.into_iter().chain(transaction).collect();
         durable::sync(files).await.map_err(|source| could_not("sync", dataset, source))
     }
-
-    /// Writes `rows` as files that no version names yet.
-    async fn write_files(
-        &self,
-        dataset: Dataset,
-        handle: &Handle,
-        rows: RecordBatch,
-        created_time: CommitTime,
-    ) -> Result<Transaction> {
-        // Properties have to be given here: CommitBuilder takes them, and in Lance 14.0.2 forgets them.
-        let properties = [(CREATED_TIME_PROPERTY.to_owned(), created_time.micros().to_string())];
-        let parameters = WriteParams {
-            mode: WriteMode::Append,
-            skip_auto_cleanup: true,
-            transaction_properties: Some(Arc::new(properties.into())),
-            ..WriteParams::default()
-        };
-        let insert = InsertBuilder::new(handle.clone()).with_params(&parameters);
-        // Lance's futures run to tens of kilobytes: on the heap they cannot overflow a worker's stack.
-        let written = insert.execute_uncommitted(vec![rows]).boxed().await;
-        let transaction = written.map_err(|source| could_not("write", dataset, source))?;
-        if let Operation::Append { fragments } = &transaction.operation {
-            self.sync_files(dataset, fragments).await?;
-        }
-        Ok(transaction)
-    }
 }
 
 #[async_trait]
@@ -151,17 +126,16 @@ impl OfflineStore for LanceStore {
         same_columns(dataset, &stored, &Schema::from(handle.schema()))
     }
 
-    async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit> {
-        let handle = self.handles.newest(dataset).await?;
-        let rows = stored::to_stored(&rows).map_err(|source| could_not("write", dataset, source))?;
-        let transaction = self.write_files(dataset, &handle, rows, created_time).await?;
-        let commit = CommitBuilder::new(handle).with_skip_auto_cleanup(true);
-        let committed = commit.execute(transaction).boxed().await.map_err(|source| could_not("write", dataset, source))?;
-        let committed = Arc::new(committed);
-        self.sync_commit(dataset, &committed).await?;
-        let version = DatasetVersion(committed.version_id());
-        self.handles.keep_newest(dataset, committed, created_time);
-        Ok(Commit { version, created_time })
+    async fn stage(&self, dataset: Dataset, rows: BatchStream, created_time: CommitTime) -> Result<Staged> {
+        self.stage_files(dataset, rows, created_time).await
+    }
+
+    async fn restamp(&self, dataset: Dataset, staged: Staged, created_time: CommitTime) -> Result<Staged> {
+        self.restamp_files(dataset, staged, created_time).await
+    }
+
+    async fn commit(&self, dataset: Dataset, staged: Staged) -> Result<Commit> {
+        self.commit_files(dataset, staged).await
     }
 
     async fn latest(&self, dataset: Dataset) -> Result<Commit> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
@@ -19,7 +20,7 @@ use crate::time::{CommitTime, DatasetVersion, EventTime};
 mod history;
 mod lance;
 
-pub use self::lance::{Durability, LanceStore};
+pub use self::lance::{Durability, LanceStore, Staged};
 pub use history::{CREATED_TIME, RETRACTED, SEQUENCE, history_order, history_schema};
 
 /// A stream of batches that ends at the first error.
@@ -98,9 +99,23 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
     /// Makes an empty dataset; one that is there already, of the same schema, is left as it is.
     async fn create(&self, dataset: Dataset, schema: SchemaRef) -> Result<()>;
 
-    /// Adds `rows` as one commit, durable when this returns. For a history, `created_time` and `sequence` are already among
-    /// the columns. All rows or none.
-    async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit>;
+    /// Writes `rows` as files that no version names yet, durable when this returns. For a history, `created_time` and `sequence`
+    /// are already among the columns. Holds a few batches at a time; the first error of `rows` is given back as it is, and what
+    /// was written until then is nobody's.
+    async fn stage(&self, dataset: Dataset, rows: BatchStream, created_time: CommitTime) -> Result<Staged>;
+
+    /// Gives the staged rows of a history another commit time. Costs the write of that one column.
+    async fn restamp(&self, dataset: Dataset, staged: Staged, created_time: CommitTime) -> Result<Staged>;
+
+    /// Makes staged rows a commit, durable when this returns. All rows or none.
+    async fn commit(&self, dataset: Dataset, staged: Staged) -> Result<Commit>;
+
+    /// Stages and commits rows that are at hand.
+    async fn append(&self, dataset: Dataset, rows: RecordBatch, created_time: CommitTime) -> Result<Commit> {
+        let rows = futures::stream::once(async { Ok(rows) }).boxed();
+        let staged = self.stage(dataset, rows, created_time).await?;
+        self.commit(dataset, staged).await
+    }
 
     /// The newest commit of the dataset; of an empty one, the version that made it and the commit time 0.
     async fn latest(&self, dataset: Dataset) -> Result<Commit>;

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::error::{Error, Result, SqlState};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Intake};
 use crate::metrics::Metrics;
 use crate::offline::LanceStore;
 use crate::online::{MemoryStore, OnlineViews};
@@ -209,7 +209,8 @@ impl World {
             (None, Some(table)) => Target::Table(Arc::clone(table)),
             (None, None) => panic!("no relation {relation}"),
         };
-        let valid = batches.iter().map(|batch| self.ingest.validate(&target, batch, self.clock.now(), "UTC").unwrap());
+        let intake = Intake { now: self.clock.now(), time_zone: "UTC".into(), first_row: 0 };
+        let valid = batches.iter().map(|batch| self.ingest.validate(&target, batch, &intake).unwrap());
         self.ingest.write(valid.collect()).await.unwrap();
     }
 

@@ -291,7 +291,7 @@ impl Session {
         Ok(count)
     }
 
-    fn warn(&mut self, warnings: Vec<Error>) {
+    pub(super) fn warn(&mut self, warnings: Vec<Error>) {
         for warning in warnings {
             let hint = warning.hint_text().map(str::to_owned);
             self.notice("WARNING", warning.code(), warning.message(), hint);

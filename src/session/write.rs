@@ -6,15 +6,16 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::block::too_much_written;
 use super::{Answer, CopyIn, Session};
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::Intake;
 use crate::parser::{
     CopyOptions, Insert, Query, RelationName, Statement, assigned_parameters, takes_type_of_column, with_defaults,
 };
-use crate::planner::typed_literals;
+use crate::planner::{Rows, typed_literals};
 use crate::registry::{Change, Column, ObjectKind, TableSource, Target};
 use crate::types::SqlType;
 
@@ -59,16 +60,29 @@ impl Session {
         let source = typed_literals(with_defaults(&insert.source, event_time_among(&target, &columns)), &columns)?;
         let rows = self.rows(&source, &types, parameters).await?;
         let schema = as_columns(&target, &columns, !insert.columns.is_empty(), &rows.schema, &insert.source)?;
-        let batch = self.collect(rows.stream, &rows.schema).await?;
-        let batch = renamed(&batch, schema)?;
-        let count = self.validate_and_write(&target, &batch).await?;
+        let count = self.write_rows(&target, rows, schema).await?;
         Ok(Answer::Done(format!("INSERT 0 {count}")))
     }
 
+    /// Writes the rows of a query under these column names: as they come, or in a block when it ends.
+    async fn write_rows(&mut self, target: &Target, rows: Rows, names: SchemaRef) -> Result<u64> {
+        if self.block.is_some() {
+            let batch = self.collect(rows.stream, &rows.schema).await?;
+            return self.validate_and_write(target, &renamed(&batch, names)?).await;
+        }
+        let named = rows.stream.map(move |batch| batch.and_then(|batch| renamed(&batch, Arc::clone(&names))));
+        let written = self.services.ingest.write_stream(target, named.boxed(), self.intake()).await?;
+        self.warn(written.warnings);
+        Ok(written.rows)
+    }
+
     async fn validate_and_write(&mut self, target: &Target, batch: &RecordBatch) -> Result<u64> {
-        let zone = self.settings.time_zone();
-        let rows = self.services.ingest.validate(target, batch, self.services.clock.now(), zone)?;
+        let rows = self.services.ingest.validate(target, batch, &self.intake())?;
         self.write(rows).await
+    }
+
+    fn intake(&self) -> Intake {
+        Intake { now: self.services.clock.now(), time_zone: self.settings.time_zone().to_owned(), first_row: 0 }
     }
 
     /// Collects what a statement is to write, within the limit.
@@ -123,15 +137,13 @@ impl Session {
         };
         // A name that is taken is found out before the rows are.
         self.context().0.registry.apply(&change)?;
-        let batch = if *with_data {
-            self.collect(rows.stream, &rows.schema).await?
-        } else {
-            RecordBatch::new_empty(Arc::clone(&rows.schema))
-        };
         self.create(&change, ObjectKind::Table, &name.name).await?;
         let target = self.target(name)?;
-        let batch = renamed(&batch, target.schema())?;
-        let count = match self.validate_and_write(&target, &batch).await {
+        if !*with_data {
+            return Ok(Answer::Done("CREATE TABLE AS".into()));
+        }
+        let names = target.schema();
+        let count = match self.write_rows(&target, rows, names).await {
             Ok(count) => count,
             Err(error) => {
                 let undo = Change::Drop { kind: ObjectKind::Table, name: name.name.clone(), if_exists: true };

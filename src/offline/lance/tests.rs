@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, Schema, UInt64Type};
 use futures::TryStreamExt;
 
 use super::*;
-use crate::offline::{Extent, Predicate};
+use crate::offline::{CREATED_TIME, Extent, Predicate};
 use crate::registry::ObjectId;
 use crate::time::EventTime;
 use crate::types::SqlType;
@@ -372,4 +372,31 @@ async fn a_rewriter_waits_for_another_and_is_not_needed_after_it() {
     replaced.sort_unstable();
     assert_eq!(replaced, [0, 60]);
     assert_eq!(keys(&one, one.latest(HISTORY).await.unwrap().version, Scan::default()).await, (0..60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn staged_rows_can_be_given_another_commit_time_more_than_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LanceStore::new(folder.path().to_str().unwrap()).unwrap();
+    let columns = vec![SqlType::BigInt.field("k", false), SqlType::TimestampTz.field(CREATED_TIME, false)];
+    let schema = Arc::new(Schema::new(columns));
+    store.create(HISTORY, schema.clone()).await.unwrap();
+    let created = TimestampMicrosecondArray::from_value(10, 3).with_timezone("UTC");
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(created)];
+    let rows = RecordBatch::try_new(schema, columns).unwrap();
+    let mut staged = store.stage(HISTORY, stream::once(async { Ok(rows) }).boxed(), at(10)).await.unwrap();
+    let before = store.latest(HISTORY).await.unwrap();
+    for micros in [20, 30] {
+        staged = store.restamp(HISTORY, staged, at(micros)).await.unwrap();
+        assert_eq!(staged.created_time(), at(micros));
+    }
+    assert_eq!(store.latest(HISTORY).await.unwrap(), before);
+    let commit = store.commit(HISTORY, staged).await.unwrap();
+    assert_eq!(commit, Commit { version: DatasetVersion(before.version.0 + 1), created_time: at(30) });
+    let scan = Scan { columns: vec![CREATED_TIME.into(), "k".into()], ..Scan::default() };
+    let batches = read(&store, HISTORY, commit.version, scan).await;
+    let created = batches[0].column(0).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+    assert_eq!(created.values(), &[30, 30, 30]);
+    assert_eq!(keys(&store, commit.version, Scan::default()).await, [1, 2, 3]);
+    assert_eq!(LanceStore::new(folder.path().to_str().unwrap()).unwrap().latest(HISTORY).await.unwrap(), commit);
 }
