@@ -83,136 +83,119 @@ fn texts(texts: &[&str]) -> Vec<Value> {
     texts.iter().map(|text| value(text, text.as_bytes())).collect()
 }
 
+fn key(name: &'static str, oid: u32, array_oid: u32, quoted: bool, mut values: Vec<Value>, spellings: &[&str]) -> Key {
+    values.extend(spellings.iter().map(|text| wrong(text)));
+    Key { name, oid, array_oid, values, quoted }
+}
+
+fn uuid(text: &str, bytes: u128) -> Value {
+    value(text, &bytes.to_be_bytes())
+}
+
+/// An instant, and its microseconds since 1970; PostgreSQL counts from 2000.
+fn micros(text: &str, micros: i64) -> Value {
+    value(text, &(micros - 946_684_800_000_000).to_be_bytes())
+}
+
+fn days(text: &str, days: i32) -> Value {
+    value(text, &days.to_be_bytes())
+}
+
+fn items() -> View {
+    let numbers = integers(4, &[1, 2, 5, 7, 99, -2_147_483_648]);
+    View {
+        name: "items",
+        keys: vec![key("k", 23, 1007, false, numbers, &[" 1 ", "+2", "01", "one", "", "4294967297", "1.0"])],
+        other: Some("prices"),
+        columns: &[
+            "k",
+            "event_time",
+            "bo",
+            "si",
+            "i",
+            "bi",
+            "re",
+            "dp",
+            "nu",
+            "te",
+            "by",
+            "da",
+            "ti",
+            "ts",
+            "tz",
+            "iv",
+            "uu",
+            "js",
+            "ai",
+            "at",
+            "ad",
+            "ve",
+        ],
+    }
+}
+
+fn pairs() -> View {
+    let numbers = integers(8, &[1, 2, 3, 4, i64::MAX]);
+    View {
+        name: "pairs",
+        keys: vec![
+            key("a", 20, 1016, false, numbers, &["1 ", "x"]),
+            key("b", 25, 1009, true, texts(&["x", "y", "", "é", "it's", "a,b{}\"\\ "]), &[]),
+        ],
+        other: Some("seen"),
+        columns: &["a", "b", "event_time", "x", "note"],
+    }
+}
+
+fn kinds() -> View {
+    const ID: u128 = 0xa0ee_bc99_9c0b_4ef8_bb6d_6bb9_bd38_0a11;
+    let ids = vec![
+        uuid("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", ID),
+        uuid("{A0EEBC999C0B4EF8BB6D6BB9BD380A11}", ID),
+        uuid("00000000-0000-0000-0000-000000000000", 0),
+    ];
+    let dates = vec![days("2026-01-01", 9_497), days("0044-03-15 BC", -746_389), days("Jan 1, 2026", 9_497)];
+    View {
+        name: "kinds",
+        keys: vec![
+            key("u", 2950, 2951, true, ids, &["a0eebc99"]),
+            key("d", 1082, 1182, true, dates, &["2026-13-01", "today maybe"]),
+        ],
+        other: None,
+        columns: &["u", "d", "event_time", "x"],
+    }
+}
+
+fn moments() -> View {
+    let zoned = vec![
+        micros("2026-01-01 00:00:00+00", 1_767_225_600_000_000),
+        micros("2026-01-01 00:00", 1_767_225_600_000_000),
+        micros("1969-12-31 18:59:59.999999-05", -1),
+    ];
+    let plain = vec![micros("2026-01-01 00:00", 1_767_225_600_000_000), micros("9999-12-31", 253_402_214_400_000_000)];
+    View {
+        name: "moments",
+        keys: vec![key("z", 1184, 1185, true, zoned, &["noon"]), key("t", 1114, 1115, true, plain, &[])],
+        other: None,
+        columns: &["z", "t", "event_time", "x"],
+    }
+}
+
+fn smalls() -> View {
+    View {
+        name: "smalls",
+        keys: vec![
+            key("s", 21, 1005, false, integers(2, &[-1, 32_767, 4]), &["32768", "-32769"]),
+            key("f", 16, 1000, true, vec![value("t", &[1]), value("false", &[0])], &["maybe", "on"]),
+            key("y", 17, 1001, true, vec![value("\\x00ff", &[0, 0xff]), value("\\x", &[])], &["\\xz"]),
+        ],
+        other: None,
+        columns: &["s", "f", "y", "event_time", "x"],
+    }
+}
+
 fn views() -> Vec<View> {
-    let key = |name, oid, array_oid, quoted, mut values: Vec<Value>, spellings: &[&str]| {
-        values.extend(spellings.iter().map(|text| wrong(text)));
-        Key { name, oid, array_oid, values, quoted }
-    };
-    let uuid = |text: &str, first: u8| {
-        let mut bytes = vec![first];
-        bytes.extend(if first == 0 {
-            [0; 15]
-        } else {
-            [0xee, 0xbc, 0x99, 0x9c, 0x0b, 0x4e, 0xf8, 0xbb, 0x6d, 0x6b, 0xb9, 0xbd, 0x38, 0x0a, 0x11]
-        });
-        value(text, &bytes)
-    };
-    let micros = |text: &str, micros: i64| value(text, &(micros - 946_684_800_000_000).to_be_bytes());
-    vec![
-        View {
-            name: "items",
-            keys: vec![key(
-                "k",
-                23,
-                1007,
-                false,
-                integers(4, &[1, 2, 5, 7, 99, -2_147_483_648]),
-                &[" 1 ", "+2", "01", "one", "", "4294967297", "1.0"],
-            )],
-            other: Some("prices"),
-            columns: &[
-                "k",
-                "event_time",
-                "bo",
-                "si",
-                "i",
-                "bi",
-                "re",
-                "dp",
-                "nu",
-                "te",
-                "by",
-                "da",
-                "ti",
-                "ts",
-                "tz",
-                "iv",
-                "uu",
-                "js",
-                "ai",
-                "at",
-                "ad",
-                "ve",
-            ],
-        },
-        View {
-            name: "pairs",
-            keys: vec![
-                key("a", 20, 1016, false, integers(8, &[1, 2, 3, 4, i64::MAX]), &["1 ", "x"]),
-                key("b", 25, 1009, true, texts(&["x", "y", "", "é", "it's", "a,b{}\"\\ "]), &[]),
-            ],
-            other: Some("seen"),
-            columns: &["a", "b", "event_time", "x", "note"],
-        },
-        View {
-            name: "kinds",
-            keys: vec![
-                key(
-                    "u",
-                    2950,
-                    2951,
-                    true,
-                    vec![
-                        uuid("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 0xa0),
-                        uuid("{A0EEBC999C0B4EF8BB6D6BB9BD380A11}", 0xa0),
-                        uuid("00000000-0000-0000-0000-000000000000", 0),
-                    ],
-                    &["a0eebc99"],
-                ),
-                key(
-                    "d",
-                    1082,
-                    1182,
-                    true,
-                    vec![
-                        value("2026-01-01", &9_497_i32.to_be_bytes()),
-                        value("0044-03-15 BC", &(-746_389_i32).to_be_bytes()),
-                        value("Jan 1, 2026", &9_497_i32.to_be_bytes()),
-                    ],
-                    &["2026-13-01", "today maybe"],
-                ),
-            ],
-            other: None,
-            columns: &["u", "d", "event_time", "x"],
-        },
-        View {
-            name: "moments",
-            keys: vec![
-                key(
-                    "z",
-                    1184,
-                    1185,
-                    true,
-                    vec![
-                        micros("2026-01-01 00:00:00+00", 1_767_225_600_000_000),
-                        micros("2026-01-01 00:00", 1_767_225_600_000_000),
-                        micros("1969-12-31 18:59:59.999999-05", -1),
-                    ],
-                    &["noon"],
-                ),
-                key(
-                    "t",
-                    1114,
-                    1115,
-                    true,
-                    vec![micros("2026-01-01 00:00", 1_767_225_600_000_000), micros("9999-12-31", 253_402_214_400_000_000)],
-                    &[],
-                ),
-            ],
-            other: None,
-            columns: &["z", "t", "event_time", "x"],
-        },
-        View {
-            name: "smalls",
-            keys: vec![
-                key("s", 21, 1005, false, integers(2, &[-1, 32_767, 4]), &["32768", "-32769"]),
-                key("f", 16, 1000, true, vec![value("t", &[1]), value("false", &[0])], &["maybe", "on"]),
-                key("y", 17, 1001, true, vec![value("\\x00ff", &[0, 0xff]), value("\\x", &[])], &["\\xz"]),
-            ],
-            other: None,
-            columns: &["s", "f", "y", "event_time", "x"],
-        },
-    ]
+    vec![items(), pairs(), kinds(), moments(), smalls()]
 }
 
 /// A statement with its parameters, as messages.
