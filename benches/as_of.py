@@ -6,7 +6,7 @@
 Needs Python 3.11 and a release build of Tidegate (`cargo build --release`); the rest it installs into a venv of its own.
 Each engine runs in a process of its own, reads the same data (DuckDB and Polars from Parquet, Tidegate from its store, which
 is loaded from that Parquet first), and makes a finished table of the result. Medians of five runs after one that warms up;
-memory is the peak of the resident set. `receive` is the result as a binary COPY to a client.
+memory is the peak of the resident set. `receive` is the result at a client: of Tidegate as a binary COPY, of DuckDB as Arrow.
 """
 
 import argparse
@@ -27,16 +27,22 @@ HERE = pathlib.Path(__file__).resolve().parent
 WORK = HERE.parent / "target" / "bench-as-of"
 PACKAGES = ["duckdb==2.0.*", "polars==2.1.*", "psycopg[binary]==3.*", "numpy", "pyarrow"]
 RUNS = 5
+
+# DuckDB with the age in the join's condition takes a time that grows with the square: of so many rows it is asked at all.
+NATURAL_TTL_ROWS_MAX = 200_000
 DAY = 86_400_000_000
 
-# history rows, labels, entities, features, views, TTL in days, the share of history that one entity has
+# history rows, labels, entities, features, views, TTL in days, the share of history that one entity has, whether the history
+# is clustered by OPTIMIZE FEATURE VIEW before it is asked
+BASE = dict(history=10_000_000, labels=1_000_000, entities=100_000, features=10, views=1, ttl=None, hot=0.0, optimize=False)
 SHAPES = {
-    "base": dict(history=10_000_000, labels=1_000_000, entities=100_000, features=10, views=1, ttl=None, hot=0.0),
-    "ttl": dict(history=10_000_000, labels=1_000_000, entities=100_000, features=10, views=1, ttl=30, hot=0.0),
-    "three": dict(history=10_000_000, labels=1_000_000, entities=100_000, features=10, views=3, ttl=None, hot=0.0),
-    "hot": dict(history=10_000_000, labels=1_000_000, entities=100_000, features=10, views=1, ttl=None, hot=0.5),
-    "few": dict(history=10_000_000, labels=1_000, entities=100_000, features=10, views=1, ttl=None, hot=0.0),
-    "wide": dict(history=2_000_000, labels=200_000, entities=20_000, features=100, views=1, ttl=None, hot=0.0),
+    "base": BASE,
+    "clustered": BASE | dict(optimize=True),
+    "ttl": BASE | dict(ttl=30),
+    "three": BASE | dict(views=3),
+    "hot": BASE | dict(hot=0.5),
+    "few": BASE | dict(labels=1_000, optimize=True),
+    "long": BASE | dict(history=100_000_000, features=2),
 }
 
 
@@ -56,13 +62,16 @@ def generate(shape, folder):
         return np.where(random.random(rows) < shape["hot"], 0, keys)
 
     for view in range(shape["views"]):
-        rows = shape["history"]
-        columns = {
-            "k": entities(rows),
-            "event_time": pa.array(np.sort(random.integers(0, year, rows)), type=stamp),
-        }
-        columns |= {f"f{number}": random.random(rows) for number in range(shape["features"])}
-        pq.write_table(pa.table(columns), folder / f"history{view}.parquet", row_group_size=1_000_000)
+        times = np.sort(random.integers(0, year, shape["history"]))
+        writer = None
+        for start in range(0, shape["history"], 1_000_000):
+            some = times[start : start + 1_000_000]
+            columns = {"k": entities(len(some)), "event_time": pa.array(some, type=stamp)}
+            columns |= {f"f{number}": random.random(len(some)) for number in range(shape["features"])}
+            group = pa.table(columns)
+            writer = writer or pq.ParquetWriter(folder / f"history{view}.parquet", group.schema)
+            writer.write_table(group)
+        writer.close()
     rows = shape["labels"]
     labels = {"n": np.arange(rows), "k": entities(rows), "t": pa.array(random.integers(0, year, rows), type=stamp)}
     pq.write_table(pa.table(labels), folder / "labels.parquet")
@@ -80,25 +89,29 @@ def checksum_sql(shape):
     return f"SELECT {counts}, {sums} FROM result"
 
 
-def run_duckdb(shape, folder, note):
+def run_duckdb(shape, folder, note, natural):
     import duckdb
 
     connection = duckdb.connect()
     connection.execute("SET threads = 2")
     fields, joins = [], []
     for view in range(shape["views"]):
-        # Its quick form of a window: the age is judged after the join.
-        live = "true" if shape["ttl"] is None else f"v{view}.event_time >= l.t - INTERVAL {shape['ttl']} DAY"
         features = feature_list(shape, f"v{view}")
+        age = "true" if shape["ttl"] is None else f"l.t - v{view}.event_time <= INTERVAL {shape['ttl']} DAY"
+        # Its quick form of a TTL judges the age after the join.
+        live = "true" if natural else age
         fields += [f"CASE WHEN {live} THEN {feature} END AS {feature.replace('.', '_')}" for feature in features]
-        history = f"'{folder}/history{view}.parquet'"
-        joins.append(f"ASOF LEFT JOIN {history} v{view} ON l.k = v{view}.k AND l.t >= v{view}.event_time")
+        on = f"l.k = v{view}.k AND l.t >= v{view}.event_time" + (f" AND {age}" if natural else "")
+        joins.append(f"ASOF LEFT JOIN '{folder}/history{view}.parquet' v{view} ON {on}")
     query = f"SELECT l.n, l.k, l.t, {', '.join(fields)} FROM '{folder}/labels.parquet' l {' '.join(joins)}"
 
     def once():
         connection.execute(f"CREATE OR REPLACE TABLE result AS {query}")
 
-    note(once, lambda: connection.execute(checksum_sql(shape)).fetchone())
+    def receive():
+        connection.execute(query).fetch_arrow_table()
+
+    note(once, lambda: connection.execute(checksum_sql(shape)).fetchone(), None, receive)
 
 
 def run_polars(shape, folder, note):
@@ -126,17 +139,15 @@ def run_polars(shape, folder, note):
 
 
 def serve(binary, folder):
-    """A gateway over an empty store on a free port, and a connection to it."""
+    """A gateway over a folder's store on a free port, and a connection to it."""
     import psycopg
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    store = folder / "store"
-    shutil.rmtree(store, ignore_errors=True)
-    arguments = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--data", store, "--write-mib", "8192"]
+    arguments = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--data", folder / "store"]
     server = subprocess.Popen(arguments, cwd=folder, env=os.environ | {"TIDEGATE_LOG": "warn"})
-    for _ in range(200):
+    for _ in range(1200):
         try:
             return server, psycopg.connect(f"host=127.0.0.1 port={port} user=bench dbname=tidegate", autocommit=True)
         except psycopg.OperationalError:
@@ -145,10 +156,21 @@ def serve(binary, folder):
     raise SystemExit("the gateway did not start")
 
 
+def stop(server, connection):
+    connection.close()
+    server.send_signal(signal.SIGTERM)
+    server.wait(timeout=60)
+
+
 def run_tidegate(shape, folder, note, binary):
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    server, connection = serve(binary, folder)
+    load_tidegate(connection, shape, folder)
+    loading = peak_of(server.pid)
+    # A gateway that has not loaded: the others read files that somebody else made, too.
+    stop(server, connection)
     server, connection = serve(binary, folder)
     try:
-        load_tidegate(connection, shape, folder)
         fields, joins = [], []
         for view in range(shape["views"]):
             fields += [f"{feature} AS {feature.replace('.', '_')}" for feature in feature_list(shape, f"v{view}")]
@@ -165,11 +187,10 @@ def run_tidegate(shape, folder, note, binary):
                     pass
 
         memory = lambda: peak_of(server.pid)
-        note(once, lambda: connection.execute(checksum_sql(shape)).fetchone(), memory, receive)
+        note(once, lambda: connection.execute(checksum_sql(shape)).fetchone(), memory, receive, loading)
     finally:
-        connection.close()
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=60)
+        stop(server, connection)
+        shutil.rmtree(folder / "store", ignore_errors=True)
 
 
 def load_tidegate(connection, shape, folder):
@@ -182,6 +203,8 @@ def load_tidegate(connection, shape, folder):
         connection.execute(f"CREATE EXTERNAL TABLE history{view} STORED AS PARQUET LOCATION '{folder}/history{view}.parquet'")
         connection.execute(f"CREATE FEATURE VIEW view{view} ({features}) ENTITY thing{ttl}")
         connection.execute(f"INSERT INTO view{view} ({names}) SELECT {names} FROM history{view}")
+        if shape["optimize"]:
+            connection.execute(f"OPTIMIZE FEATURE VIEW view{view}")
 
 
 def peak_of(pid):
@@ -191,7 +214,7 @@ def peak_of(pid):
     return 0
 
 
-def measure(once, check, memory=None, receive=None):
+def measure(once, check, memory=None, receive=None, loading=None):
     """Runs an engine and prints what was seen as a line of JSON."""
 
     def seconds(work):
@@ -207,6 +230,7 @@ def measure(once, check, memory=None, receive=None):
     seen["memory"] = memory() if memory else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seen["check"] = [float(part) for part in check()]
     seen["receive"] = seconds(receive) if receive else None
+    seen["loading"] = loading
     print("SEEN " + json.dumps(seen))
 
 
@@ -235,7 +259,7 @@ def main():
     parser.add_argument("--shape", choices=SHAPES, default="base")
     parser.add_argument("--rows", type=float, default=1.0, help="the share of the full size [default: 1]")
     parser.add_argument("--binary", default=str(HERE.parent / "target" / "release" / "tidegate"))
-    parser.add_argument("--engine", choices=["data", "duckdb", "polars", "tidegate"], help=argparse.SUPPRESS)
+    parser.add_argument("--engine", choices=["data", "duckdb", "duckdb-on", "polars", "tidegate"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shape = dict(SHAPES[arguments.shape])
     for size in ("history", "labels", "entities"):
@@ -246,7 +270,9 @@ def main():
             if not (folder / "labels.parquet").exists():
                 generate(shape, folder)
         case "duckdb":
-            run_duckdb(shape, folder, measure)
+            run_duckdb(shape, folder, measure, natural=False)
+        case "duckdb-on":
+            run_duckdb(shape, folder, measure, natural=True)
         case "polars":
             run_polars(shape, folder, measure)
         case "tidegate":
@@ -262,11 +288,16 @@ def report(arguments, shape):
     sizes = ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in shape.items())
     print(f"{arguments.shape}: {sizes}; {os.cpu_count()} cores")
     print(f"{'engine':<10}{'seconds':>10}{'peak MiB':>10}{'receive s':>11}  non-NULL values, their sum")
-    for engine in ("tidegate", "duckdb", "polars"):
+    engines = ["tidegate", "duckdb", "polars"]
+    if shape["ttl"] is not None and shape["history"] <= NATURAL_TTL_ROWS_MAX:
+        engines.insert(2, "duckdb-on")
+    for engine in engines:
         seen = in_own_process(python, engine, arguments)
         received = "" if seen["receive"] is None else f"{seen['receive']:.3f}"
         count, total = seen["check"]
         print(f"{engine:<10}{seen['seconds']:>10.3f}{seen['memory'] / 2**20:>10.0f}{received:>11}  {count:.0f}, {total:.3f}")
+        if seen["loading"]:
+            print(f"{'  loading':<20}{seen['loading'] / 2**20:>10.0f}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 //! given holds, in that order. An unknown one is an error.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
@@ -20,9 +21,16 @@ pub struct Given {
     /// The folder that holds the store [default: tidegate-data]
     #[arg(long, env = "TIDEGATE_DATA", value_name = "DIR")]
     pub data: Option<String>,
-    /// The Redis that keeps the online rows; without it they are kept in memory
-    #[arg(long, env = "TIDEGATE_REDIS", value_name = "URL")]
+    /// The Redis that keeps the online rows (redis://user:password@host:port/database, redis+unix:///path,
+    /// redis+sentinel://host:port,host:port/service); without it they are kept in memory
+    #[arg(long, env = "TIDEGATE_REDIS", value_name = "URL", hide_env_values = true)]
     pub redis: Option<String>,
+    /// How long a lookup waits for Redis, in milliseconds [default: 100]
+    #[arg(long, env = "TIDEGATE_REDIS_READ_MS", value_name = "N")]
+    pub redis_read_ms: Option<usize>,
+    /// How long a write waits for each answer of Redis, in milliseconds [default: 2000]
+    #[arg(long, env = "TIDEGATE_REDIS_WRITE_MS", value_name = "N")]
+    pub redis_write_ms: Option<usize>,
     /// Let the clock stand at this instant until ALTER SYSTEM SET tidegate.clock moves it
     #[arg(long, env = "TIDEGATE_CLOCK", value_name = "INSTANT")]
     pub clock: Option<String>,
@@ -54,10 +62,12 @@ pub enum Switch {
 }
 
 /// The variables that mean settings, besides `TIDEGATE_CONFIG` and `TIDEGATE_LOG`.
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 13] = [
     "TIDEGATE_LISTEN",
     "TIDEGATE_DATA",
     "TIDEGATE_REDIS",
+    "TIDEGATE_REDIS_READ_MS",
+    "TIDEGATE_REDIS_WRITE_MS",
     "TIDEGATE_CLOCK",
     "TIDEGATE_FSYNC",
     "TIDEGATE_MAX_CONNECTIONS",
@@ -77,6 +87,10 @@ pub struct Config {
     pub data: String,
     /// The URL of Redis; `None` keeps online rows in memory.
     pub redis: Option<String>,
+    /// How long a lookup waits for Redis.
+    pub redis_read: Duration,
+    /// How long a write waits for each answer of Redis.
+    pub redis_write: Duration,
     /// Where a clock that stands still stands; `None` is the machine's clock.
     pub clock: Option<String>,
     /// Whether a commit waits for the local disk.
@@ -102,6 +116,8 @@ impl Given {
             listen: self.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:6432".to_owned()),
             data: self.data.or(file.data).unwrap_or_else(|| "tidegate-data".to_owned()),
             redis: self.redis.or(file.redis),
+            redis_read: milliseconds("redis_read_ms", self.redis_read_ms.or(file.redis_read_ms), 100)?,
+            redis_write: milliseconds("redis_write_ms", self.redis_write_ms.or(file.redis_write_ms), 2000)?,
             clock: self.clock.or(file.clock),
             fsync: self.fsync.or(file.fsync).unwrap_or(Switch::On) == Switch::On,
             connections_max: at_least_one("max_connections", self.max_connections.or(file.max_connections), 1000)?,
@@ -119,6 +135,10 @@ fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usiz
         Some(value) => Ok(value),
         None => Ok(default),
     }
+}
+
+fn milliseconds(name: &str, given: Option<usize>, default: usize) -> Result<Duration> {
+    Ok(Duration::from_millis(at_least_one(name, given, default)? as u64))
 }
 
 fn read(path: &Path) -> Result<Given> {

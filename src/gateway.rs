@@ -2,7 +2,9 @@
 //!
 //! [`Gateway::open`] builds them from a [`Config`], [`Gateway::serve`] serves until told to stop. Beside the connections one
 //! task follows what other gateways on the same root do: definitions, and commits that the online store has not applied. Another
-//! keeps the files of the offline store few.
+//! keeps the files of the offline store few. [`audit`] looks at the stores without serving.
+
+pub mod audit;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::offline::{Durability, LanceStore, SharedOfflineStore};
-use crate::online::{MemoryStore, OnlineStore, OnlineViews, RedisStore};
+use crate::online::{CallLimits, MemoryStore, OnlineStore, OnlineViews, RedisStore};
 use crate::planner::{Planner, PlannerConfig, Stores};
 use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target};
 use crate::server::{self, ServerConfig};
@@ -116,7 +118,10 @@ fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
 fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
     match &config.redis {
         None => Ok(Arc::new(MemoryStore::new())),
-        Some(url) => Ok(Arc::new(RedisStore::connect(url, registry.store)?)),
+        Some(url) => {
+            let limits = CallLimits { read: config.redis_read, write: config.redis_write };
+            Ok(Arc::new(RedisStore::connect(url, registry.store, limits)?))
+        }
     }
 }
 
@@ -125,13 +130,21 @@ async fn follow(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
     let mut known = relations(&services.registry.current());
     let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // What goes on for long is said once.
+    let mut said: Option<String> = None;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
             _ = stopped.changed() => return,
         }
-        if let Err(error) = follow_once(&services, &mut known).await {
-            warn!(%error, "could not follow other gateways");
+        let problem = follow_once(&services, &mut known).await.err();
+        let text = problem.as_ref().map(Error::to_string);
+        if text != said {
+            match &problem {
+                Some(error) => warn!(%error, "could not follow other gateways"),
+                None => info!("following other gateways again"),
+            }
+            said = text;
         }
     }
 }

@@ -50,7 +50,8 @@
 //! by [`session`], as the route would be.
 //!
 //! `… FROM airport_weather AS OF '2013-02-09 12:00Z' …` differs in one step: the route is offline, and `SnapshotExec` reads one
-//! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt, becomes
+//! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt (PostgreSQL's own
+//! `LATERAL`, `DISTINCT ON`, `row_number()` and scalar subqueries over `history.airport_weather` among them), becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.
 //!
 //! ## Life of a write
@@ -63,6 +64,14 @@
 //!
 //! Small files are merged and sorted beside readers and writers, by [`gateway`] now and then and by `OPTIMIZE FEATURE VIEW` at
 //! once: a rewrite is a version of its own that holds the same rows.
+//!
+//! ## When the online store fails
+//!
+//! A view's rows are served while they are *whole*: while the store holds the version that says so and the connection over which
+//! that was found is the same. A lookup reads the version in one step with its rows; where it is gone, or the connection is another,
+//! the lookup reads the offline store, and [`ingest::Ingest::catch_up`] replays the commits that the store lacks or builds the view
+//! anew. A store that cannot be asked fails lookups at once, or sends them offline, as the session prefers.
+//! [`gateway::audit`] compares both stores row by row.
 //!
 //! ## What holds everywhere
 //!

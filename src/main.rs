@@ -1,11 +1,13 @@
 //! The command line of Tidegate.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
 use tidegate::error::Result;
 use tidegate::gateway::Gateway;
+use tidegate::gateway::audit::{self, Audited, Repair};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +31,24 @@ enum Command {
         #[command(flatten)]
         given: Given,
     },
+    /// Hold the rows in Redis against the history in the data folder, row by row
+    ///
+    /// Reads both stores directly, while gateways serve. Prints a line a view: how many entities should have an online row, and
+    /// how many rows are missing, older or newer than the newest, different in content, or of entities that the history does
+    /// not know. Exits with 0 where there is no difference, or none is left; with 1 where there is one; with 2 where it could
+    /// not look.
+    Audit {
+        /// The feature views; all that are kept online where none is named
+        #[arg(value_name = "VIEW")]
+        views: Vec<String>,
+        /// Build the online rows of views that differ anew, while gateways serve them from the history
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        given: Given,
+    },
     /// Load real data into an embedded store, show what it answers, and keep serving
     Demo {
         /// The address to listen on
@@ -42,18 +62,44 @@ enum Command {
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
+    tune_libraries();
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,tidegate=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let trouble = match command_line.command {
+        Command::Audit { .. } => ExitCode::from(2),
+        Command::Serve { .. } | Command::Demo { .. } => ExitCode::FAILURE,
+    };
     match run(command_line.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            trouble
         }
     }
 }
 
-fn run(command: Command) -> Result<()> {
+/// Settings that libraries read from the environment when the process starts, and nowhere else. Starts this program again
+/// with them, in the same process, unless they are there; where that fails it goes on without them, slower.
+fn tune_libraries() {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).to_string();
+    let settings = [
+        // Lance leaves two cores to input and output, so of two it would use one.
+        ("LANCE_CPU_THREADS", cores.as_str()),
+        // Milliseconds for which the allocator keeps memory that is free: the next query finds it there. Getting a page from the
+        // system costs more than filling it.
+        ("MIMALLOC_PURGE_DELAY", "10000"),
+    ];
+    let missing: Vec<_> = settings.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let (Some(name), Ok(program)) = (arguments.next(), std::env::current_exe()) else { return };
+    let error = std::process::Command::new(program).arg0(name).args(arguments).envs(missing).exec();
+    tracing::debug!(%error, "could not start again with tuned libraries");
+}
+
+fn run(command: Command) -> Result<ExitCode> {
     refuse_unknown_variables(std::env::vars().map(|(name, _)| name))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -64,11 +110,25 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Serve { file, given } => {
                 let gateway = Gateway::open(given.resolve(file.config.as_deref())?).await?;
-                gateway.serve(announce, stop_signal()).await
+                gateway.serve(announce, stop_signal()).await?;
             }
-            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await,
+            Command::Audit { views, repair, file, given } => {
+                let repair = if repair { Repair::Yes } else { Repair::No };
+                let audited = audit::audit(&given.resolve(file.config.as_deref())?, &views, repair).await?;
+                say(&audit::summary(&audited));
+                if !audited.iter().all(Audited::agrees) {
+                    return Ok(ExitCode::from(1));
+                }
+            }
+            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command that has one")]
+fn say(text: &str) {
+    print!("{text}");
 }
 
 #[expect(clippy::print_stdout, reason = "the one line that says where connections are accepted")]

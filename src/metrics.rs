@@ -1,6 +1,7 @@
 //! Counters of what the gateway did. They cost one relaxed atomic addition each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -15,6 +16,44 @@ impl Counter {
     /// What was counted so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many durations are remembered.
+const DURATIONS: usize = 1024;
+
+/// The last durations of something done again and again. Recording one costs two relaxed atomic operations.
+#[derive(Debug)]
+pub struct Durations {
+    /// In microseconds, plus one: 0 is a place not yet used.
+    micros: Box<[AtomicU32]>,
+    next: AtomicUsize,
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self { micros: (0..DURATIONS).map(|_place| AtomicU32::new(0)).collect(), next: AtomicUsize::new(0) }
+    }
+}
+
+impl Durations {
+    /// Remembers `duration` in the place of the oldest.
+    pub fn record(&self, duration: Duration) {
+        let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX - 1).saturating_add(1);
+        let place = self.next.fetch_add(1, Ordering::Relaxed) % DURATIONS;
+        self.micros[place].store(micros, Ordering::Relaxed);
+    }
+
+    /// The median, and the duration that 99 of 100 did not exceed, of those remembered; `None` where there are none.
+    pub fn quantiles(&self) -> (Option<Duration>, Option<Duration>) {
+        let mut micros: Vec<u32> = self.micros.iter().map(|micros| micros.load(Ordering::Relaxed)).collect();
+        micros.retain(|micros| *micros > 0);
+        micros.sort_unstable();
+        let of = |hundredths: usize| {
+            let micros = *micros.get((micros.len() * hundredths).div_ceil(100).checked_sub(1)?)?;
+            Some(Duration::from_micros(u64::from(micros - 1)))
+        };
+        (of(50), of(99))
     }
 }
 
@@ -35,4 +74,22 @@ pub struct Metrics {
     pub rows_written: Counter,
     /// Commits to the offline store.
     pub commits: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_last_durations() {
+        let durations = Durations::default();
+        assert_eq!(durations.quantiles(), (None, None));
+        durations.record(Duration::ZERO);
+        assert_eq!(durations.quantiles(), (Some(Duration::ZERO), Some(Duration::ZERO)));
+        for micros in (1..=5000).rev() {
+            durations.record(Duration::from_micros(micros));
+        }
+        // The last 1024 are 1 to 1024.
+        assert_eq!(durations.quantiles(), (Some(Duration::from_micros(512)), Some(Duration::from_micros(1014))));
+    }
 }

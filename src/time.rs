@@ -34,6 +34,8 @@ macro_rules! instant {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match chrono::DateTime::from_timestamp_micros(self.0) {
                     Some(instant) => write!(f, "{}", instant.format("%Y-%m-%d %H:%M:%S%.6fZ")),
+                    None if self.0 == i64::MAX => f.write_str("infinity"),
+                    None if self.0 == i64::MIN => f.write_str("-infinity"),
                     None => write!(f, "{}us", self.0),
                 }
             }

@@ -17,3 +17,18 @@ CREATE TABLE tidegate.features (
 CREATE TABLE tidegate.tags (
     feature_view text NOT NULL, tag text NOT NULL, version bigint NOT NULL
 ) WITH (oid = 13103, kind = 'v');
+
+-- How the online store is now. The times are those of this gateway's last 1,024 calls; keys and memory are all that the server
+-- has, others' too.
+CREATE TABLE tidegate.online_store (
+    kind text NOT NULL, address text, version text, connected boolean NOT NULL, obstacle text, memory_bytes bigint, keys bigint,
+    latency_p50_ms double precision, latency_p99_ms double precision
+) WITH (oid = 13104, kind = 'v');
+
+-- How far each view's online rows are behind its history. The columns from newest_event_time on cost a look at every row: of
+-- the history for newest_event_time and rows, of the online store for keys and expired. They are computed where they are read.
+CREATE TABLE tidegate.freshness (
+    feature_view text NOT NULL, online boolean NOT NULL, state text, newest_version bigint NOT NULL, applied_version bigint,
+    newest_commit timestamptz, lag_commits bigint, lag_seconds double precision, newest_event_time timestamptz, rows bigint,
+    keys bigint, expired bigint
+) WITH (oid = 13105, kind = 'v');

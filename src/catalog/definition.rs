@@ -1,7 +1,7 @@
 //! The relations that every store has: their columns and object numbers, read once from `sql/system/*.sql`.
 //!
 //! A relation with `WITH (kind = 'v')` is shown as a view. Those that `views.sql` defines are planned from that text; the rows
-//! of all others are made by [`super::rows`], or there are none.
+//! of all others are made by [`super::pg_catalog`] once a registry version, by [`super::live`] when they are read, or there are none.
 
 use std::collections::BTreeMap;
 

@@ -7,6 +7,7 @@
 
 mod definition;
 mod functions;
+mod live;
 mod objects;
 mod pg_catalog;
 mod pg_types;

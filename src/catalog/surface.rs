@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuil
 use super::definition::SystemRelation;
 use super::objects::NAMESPACES;
 use super::rows::schema_of;
-use super::{Scope, functions};
+use super::{Scope, functions, live};
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{self, Query};
 use crate::planner::{self, Surface};
@@ -142,6 +142,9 @@ impl Schema {
     }
 
     async fn system(&self, schema: &str, name: &str, relation: &SystemRelation) -> Result<Arc<dyn TableProvider>> {
+        if let Some(provider) = live::provider(&self.scope, schema, name, relation) {
+            return Ok(provider);
+        }
         let schema_of_rows = schema_of(relation);
         let Some(query) = &relation.query else {
             let batch = self.scope.system_rows(schema, name, relation)?;

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use super::*;
 use crate::error::SqlState;
 use crate::metrics::Metrics;
-use crate::offline::LanceStore;
+use crate::offline::{Dataset, LanceStore, history_schema};
 use crate::online::{MemoryStore, OnlineViews};
 use crate::parser;
 use crate::planner::{HeldRows, OnlineFallback, PlannerConfig, RouteSetting, Stores, VersionPins};
@@ -149,6 +149,9 @@ impl World {
 #[tokio::test]
 async fn every_system_relation_can_be_read() {
     let world = World::new();
+    for view in world.context.registry.views.values() {
+        world.context.stores.offline.create(Dataset::History(view.id), history_schema(view)).await.unwrap();
+    }
     let mut failures = Vec::new();
     for (schema, name, _) in world.catalog.shared.system.iter() {
         if let Err(error) = world.rows(&format!("SELECT * FROM {schema}.{name}")).await {

@@ -14,6 +14,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 
 use super::as_of_run::{Run, RunMetrics};
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction};
+use super::scan_metrics::ScanMetrics;
 use super::{cooperative_stream, external, one_stream};
 
 /// Joins every left row with the row of each side that answered at the left row's instant. Left rows keep their order. The
@@ -129,6 +130,7 @@ impl ExecutionPlan for AsOfJoinExec {
             history_rows: count("history_rows"),
             matched_rows: count("matched_rows"),
             output_rows: MetricBuilder::new(&self.metrics).output_rows(partition),
+            scans: ScanMetrics::new(&self.metrics, partition),
             parts: count("parts"),
             memory_peak: MetricBuilder::new(&self.metrics).gauge("memory_peak", partition),
         };

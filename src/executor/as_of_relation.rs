@@ -11,7 +11,8 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 
-use super::as_of_match::{Matches, NO_PLACE, directed};
+use super::as_of_fetch::{Answers, NO_PLACE};
+use super::as_of_match::directed;
 use super::as_of_side::{Direction, Reach};
 use super::candidates::{Candidates, NO_ROW, Offer};
 use super::key_dictionary::NO_ENTITY;
@@ -102,7 +103,7 @@ impl Relation {
     }
 
     /// Finds the answers to left rows with these keys and instants, in the relation's `columns`.
-    pub(crate) fn find(&self, keys: &[ArrayRef], instants: &ArrayRef, reach: Reach, columns: &[usize]) -> Result<Matches> {
+    pub(crate) fn find(&self, keys: &[ArrayRef], instants: &ArrayRef, reach: Reach, columns: &[usize]) -> Result<Answers> {
         let left_rows = instants.len();
         let instants = directed(reach.direction, &self.order.numbers(instants)?);
         let slots = Slots::new(&self.key_types(), &Asked { keys, times: &instants, known: None }, reach.bound)?;
@@ -124,11 +125,11 @@ impl Relation {
         for (slot, address) in candidates.choose(self.window(reach)?, &slots).into_iter().enumerate() {
             if address != NO_ROW {
                 // Addresses are numbers of rows, of which there are no more than 32 bits count.
-                places[slots.row(slot)] = (0, address as u32);
+                places[slots.row(slot) as usize] = (0, address as u32);
             }
         }
         let rows = self.rows.project(columns).map_err(kernel)?;
-        Ok(Matches { chunks: vec![rows], places, history_rows: self.rows.num_rows() })
+        Ok(Answers::among(rows, places))
     }
 
     /// The window in the unit of the numbers.
@@ -150,6 +151,11 @@ impl Relation {
         let (first, second) = (first as usize, second as usize);
         let differs = self.columns.iter().map(|compare| compare(first, second)).find(|ordering| ordering.is_ne());
         differs == Some(Ordering::Less)
+    }
+
+    /// How many rows it has.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.num_rows()
     }
 
     /// The bytes it takes.

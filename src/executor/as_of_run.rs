@@ -4,21 +4,27 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::compute::{and, concat, filter, interleave, not, nullif, prep_null_mask_filter};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::compute::{and, concat, filter, not, nullif, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::{Count, Gauge};
 use futures::StreamExt;
 
-use super::as_of_match::{Matches, NO_PLACE, Place, Questions, SCRATCH_PER_LEFT_ROW, Search};
+use super::as_of_fetch::Answers;
+use super::as_of_match::{Questions, SCRATCH_PER_LEFT_ROW, Search};
 use super::as_of_relation::Relation;
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
 use super::batches::{as_type, batch_of};
-use super::{BATCH_ROWS, internal, kernel};
+use super::scan_metrics::ScanMetrics;
+use super::{internal, kernel};
 use crate::error::{Error, Result, SqlState};
+use crate::offline::history_schema;
 use crate::types::SqlType;
+
+/// The most rows given at a time: mostly slices of columns that are there, which cost the same whatever their length.
+const PIECE_ROWS: usize = 32_768;
 
 /// What `EXPLAIN ANALYZE` shows of a join.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub(super) struct RunMetrics {
     pub(super) history_rows: Count,
     pub(super) matched_rows: Count,
     pub(super) output_rows: Count,
+    /// What the scans of histories read and left out.
+    pub(super) scans: Arc<ScanMetrics>,
     /// Parts in which the left side was answered; each reads the right sides once.
     pub(super) parts: Count,
     /// The most bytes reserved at one time.
@@ -55,7 +63,7 @@ pub(super) struct Run {
 /// Some left rows with each side's answers to them.
 struct Part {
     spine: Vec<RecordBatch>,
-    matches: Vec<Matches>,
+    answers: Vec<Answers>,
     /// The pieces still to be given: a batch, where in it, and which row of the part that is.
     pieces: VecDeque<(usize, usize, usize)>,
 }
@@ -98,8 +106,8 @@ impl Run {
             if let Some(part) = &mut self.part {
                 if let Some((number, start, row)) = part.pieces.pop_front() {
                     let batch = &part.spine[number];
-                    let piece = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
-                    let joined = joined(&self.sides, &self.schema, &piece, &part.matches, row)?;
+                    let piece = batch.slice(start, PIECE_ROWS.min(batch.num_rows() - start));
+                    let joined = joined(&self.sides, &self.schema, &piece, &part.answers, row)?;
                     self.metrics.output_rows.add(joined.num_rows());
                     return Ok(Some(joined));
                 }
@@ -165,10 +173,10 @@ impl Run {
         loop {
             let spine = first_rows(&self.waiting, rows);
             match self.find(&spine).await {
-                Ok(matches) => {
+                Ok(answers) => {
                     self.leave_waiting(rows);
                     self.metrics.parts.add(1);
-                    return Ok(Part { pieces: pieces(&spine), spine, matches });
+                    return Ok(Part { pieces: pieces(&spine), spine, answers });
                 }
                 Err(error) if error.code() == SqlState::OutOfMemory && rows > 1 => {
                     rows /= 2;
@@ -192,31 +200,33 @@ impl Run {
     }
 
     /// Finds each side's answers to these left rows.
-    async fn find(&mut self, spine: &[RecordBatch]) -> Result<Vec<Matches>> {
+    async fn find(&mut self, spine: &[RecordBatch]) -> Result<Vec<Answers>> {
         let sides = Arc::clone(&self.sides);
         let mut all = Vec::with_capacity(sides.len());
         for (number, side) in sides.iter().enumerate() {
-            let (matches, found) = match &self.relations[number] {
-                // Its rows are accounted for already.
-                Some(relation) => (self.find_in_relation(side, relation, spine)?, 0),
+            let (answers, read, bytes) = match &self.relations[number] {
+                Some(relation) => {
+                    let answers = self.find_in_relation(side, relation, spine)?;
+                    // Its rows are accounted for already.
+                    let bytes = answers.bytes();
+                    (answers, relation.len(), bytes)
+                }
                 None => {
-                    let matches = self.find_in_view(side, spine).await?;
-                    let found = matches.chunks.iter().map(RecordBatch::get_array_memory_size).sum();
-                    (matches, found)
+                    let (answers, read) = self.find_in_view(side, spine).await?;
+                    let bytes = answers.bytes() + answers.chunk_bytes();
+                    (answers, read, bytes)
                 }
             };
-            self.memory.try_grow(matches.places.len() * size_of::<Place>() + found).map_err(internal)?;
+            self.memory.try_grow(bytes).map_err(internal)?;
             self.note_peak(0);
-            self.metrics.history_rows.add(matches.history_rows);
-            all.push(matches);
+            self.metrics.history_rows.add(read);
+            all.push(answers);
         }
-        for matches in &all {
-            self.metrics.matched_rows.add(matches.places.iter().filter(|place| **place != NO_PLACE).count());
-        }
+        self.metrics.matched_rows.add(all.iter().map(Answers::matched_rows).sum());
         Ok(all)
     }
 
-    fn find_in_relation(&self, side: &AsOfSide, relation: &Relation, spine: &[RecordBatch]) -> Result<Matches> {
+    fn find_in_relation(&self, side: &AsOfSide, relation: &Relation, spine: &[RecordBatch]) -> Result<Answers> {
         if side.known_at.is_some() {
             return Err(Error::internal("an as-of join with a relation asks what it knew"));
         }
@@ -229,7 +239,7 @@ impl Run {
         relation.find(&keys, &instants, side.reach, &side.columns)
     }
 
-    async fn find_in_view(&mut self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<Matches> {
+    async fn find_in_view(&mut self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<(Answers, usize)> {
         let AsOfSource::View { view, reader } = &side.source else {
             return Err(Error::internal("an as-of join's relation was not collected"));
         };
@@ -237,14 +247,15 @@ impl Run {
         let keys = keys.map(|(expr, key)| evaluate(expr, spine, &key.data_type.arrow())).collect::<Result<Vec<_>>>()?;
         let instants = microseconds(&side.instant, spine)?;
         let known_at = side.known_at.as_ref().map(|known_at| microseconds(known_at, spine)).transpose()?;
-        let names = view.schema();
+        let names = history_schema(view);
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
-        let (view, reader) = (Arc::clone(view), reader.clone());
+        let scans: Arc<ScanMetrics> = Arc::clone(&self.metrics.scans);
+        let (view, reader) = (Arc::clone(view), reader.watched_by(scans));
         let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
         let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref() };
-        let matches = search.find(&questions).await?;
+        let found = search.find(&questions).await?;
         self.note_peak(search.scratch.size());
-        Ok(matches)
+        Ok(found)
     }
 
     fn note_peak(&self, scratch: usize) {
@@ -272,7 +283,7 @@ fn pieces(spine: &[RecordBatch]) -> VecDeque<(usize, usize, usize)> {
     let mut pieces = VecDeque::new();
     let mut first = 0;
     for (number, batch) in spine.iter().enumerate() {
-        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+        for start in (0..batch.num_rows()).step_by(PIECE_ROWS) {
             pieces.push_back((number, start, first + start));
         }
         first += batch.num_rows();
@@ -301,13 +312,12 @@ fn evaluate(expr: &Arc<dyn PhysicalExpr>, spine: &[RecordBatch], data_type: &Dat
 }
 
 /// The left rows of `piece`, which start at row `first` of their part, with their answers.
-fn joined(sides: &[AsOfSide], schema: &SchemaRef, piece: &RecordBatch, all: &[Matches], first: usize) -> Result<RecordBatch> {
+fn joined(sides: &[AsOfSide], schema: &SchemaRef, piece: &RecordBatch, all: &[Answers], first: usize) -> Result<RecordBatch> {
     let mut columns = piece.columns().to_vec();
     let mut kept: Option<BooleanArray> = None;
-    for (side, matches) in sides.iter().zip(all) {
-        let places = &matches.places[first..first + piece.num_rows()];
-        let mut matched: BooleanArray = places.iter().map(|place| Some(*place != NO_PLACE)).collect();
-        let mut answers = answers(side, matches, places)?;
+    for (side, answers) in sides.iter().zip(all) {
+        let (matched, mut answers) = answers.slice(&side.fields, first, piece.num_rows())?;
+        let mut matched = BooleanArray::new(matched, None);
         if let Some(condition) = &side.condition {
             let holds = holds(condition, schema, columns.iter().chain(&answers).cloned().collect(), piece.num_rows())?;
             matched = and(&matched, &holds).map_err(kernel)?;
@@ -343,21 +353,4 @@ fn holds(condition: &Arc<dyn PhysicalExpr>, schema: &Schema, columns: Vec<ArrayR
     let verdict = condition.evaluate(&batch).and_then(|value| value.into_array(rows)).map_err(internal)?;
     let verdict = verdict.as_boolean();
     Ok(if verdict.null_count() == 0 { verdict.clone() } else { prep_null_mask_filter(verdict) })
-}
-
-/// A side's columns for these rows: NULLs where there is no answer.
-fn answers(side: &AsOfSide, matches: &Matches, places: &[Place]) -> Result<Vec<ArrayRef>> {
-    // The chunks follow a row of NULLs, which answers the rows without an answer.
-    let place = |place: &Place| if *place == NO_PLACE { (0, 0) } else { (place.0 as usize + 1, place.1 as usize) };
-    let places: Vec<(usize, usize)> = places.iter().map(place).collect();
-    let column = |(number, field): (usize, &Arc<Field>)| {
-        let Some(first) = matches.chunks.first() else {
-            return Ok(arrow::array::new_null_array(field.data_type(), places.len()));
-        };
-        let nulls = arrow::array::new_null_array(first.column(number).data_type(), 1);
-        let chunks = matches.chunks.iter().map(|chunk| chunk.column(number));
-        let chunks: Vec<&dyn Array> = std::iter::once(&nulls).chain(chunks).map(AsRef::as_ref).collect();
-        as_type(&interleave(&chunks, &places).map_err(kernel)?, field.data_type())
-    };
-    side.fields.iter().enumerate().map(column).collect()
 }

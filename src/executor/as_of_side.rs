@@ -87,7 +87,7 @@ pub struct AsOfSide {
     pub known_at: Option<Arc<dyn PhysicalExpr>>,
     /// Which rows may answer.
     pub reach: Reach,
-    /// The columns given, by place among the source's.
+    /// The columns given, by place among the source's: of a view, among those of its stored history.
     pub columns: Vec<usize>,
     /// The fields they are given under.
     pub fields: Vec<Arc<Field>>,

@@ -15,9 +15,6 @@ use crate::time::EventTime;
 /// The address of no row.
 pub(crate) const NO_ROW: u64 = u64::MAX;
 
-/// The address that stands for a retraction: it wins like a row and gives nothing.
-pub(crate) const RETRACTION: u64 = u64::MAX - 1;
-
 /// What orders the rows of an entity: time, commit time, sequence.
 pub(crate) type Version = (i64, i64, i64);
 
@@ -106,9 +103,8 @@ impl Candidates {
         }
         let answer = |(slot, offer): (usize, &Offer)| {
             let (event_time, at) = (EventTime::from_micros(offer.version.0), EventTime::from_micros(slots.time(slot)));
-            let answers = offer.address != NO_ROW && offer.address != RETRACTION;
             // A strict bound can only be told by the slot, which it was when the row was offered.
-            if answers && Ttl::is_live(window, event_time, at) { offer.address } else { NO_ROW }
+            if offer.address != NO_ROW && Ttl::is_live(window, event_time, at) { offer.address } else { NO_ROW }
         };
         self.best.iter().enumerate().map(answer).collect()
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+use arrow::compute::{max, min};
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
@@ -33,7 +34,7 @@ enum Entities {
     One,
     /// One key column whose values are numbers of 64 bits.
     Integers(HashMap<i64, u32>),
-    /// The same when all are known and lie close together: the numbers by value, from the least on.
+    /// The same when all are known and lie close together: the numbers by value, from the least on. Has no new ones.
     Near(i64, Vec<u32>),
     /// One text key column.
     Texts(HashMap<Box<str>, u32>),
@@ -80,20 +81,19 @@ impl KeyDictionary {
         Ok(Entities::Rows(Arc::new(RowConverter::new(fields).map_err(kernel)?), HashMap::default()))
     }
 
-    /// Makes look-ups as fast as they can be; no key can be added afterwards.
-    pub(crate) fn freeze(&mut self) {
-        let Entities::Integers(map) = &self.entities else { return };
-        let (Some(least), Some(greatest)) = (map.keys().min(), map.keys().max()) else { return };
-        let Ok(range) = usize::try_from(i128::from(*greatest) - i128::from(*least) + 1) else { return };
-        if range > map.len().saturating_mul(NEAR_VALUES_PER_KEY).saturating_add(NEAR_VALUES_MIN) {
-            return;
+    /// A dictionary of exactly these keys, and the number of each row's. Integers that lie close together are numbered in their
+    /// order, and found without hashing.
+    pub(crate) fn of_rows(types: &[DataType], columns: &[ArrayRef], rows: usize) -> Result<(Self, Vec<u32>)> {
+        let mut dictionary = Self::of_types(types)?;
+        if let (Entities::Integers(_), [key]) = (&dictionary.entities, columns)
+            && let Some((near, count)) = near(&integers(key)?)
+        {
+            let dictionary = Self { entities: near, count };
+            let numbers = dictionary.find(columns, rows)?;
+            return Ok((dictionary, numbers));
         }
-        let least = *least;
-        let mut numbers = vec![NO_ENTITY; range];
-        for (value, number) in map {
-            numbers[value.abs_diff(least) as usize] = *number;
-        }
-        self.entities = Entities::Near(least, numbers);
+        let numbers = dictionary.intern(columns, rows)?;
+        Ok((dictionary, numbers))
     }
 
     /// How many entities it has.
@@ -101,7 +101,7 @@ impl KeyDictionary {
         self.count as usize
     }
 
-    /// The numbers of these keys, one a row; keys not met before get a new one. A frozen dictionary has no new ones.
+    /// The numbers of these keys, one a row; keys not met before get a new one.
     pub(crate) fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
         let count = &mut self.count;
         let mut next = || {
@@ -154,6 +154,25 @@ impl KeyDictionary {
             }
         })
     }
+}
+
+/// Numbers for the values that there are, in their order, where few are missing between them; and how many there are.
+fn near(values: &Int64Array) -> Option<(Entities, u32)> {
+    let (least, greatest) = (min(values)?, max(values)?);
+    let range = usize::try_from(i128::from(greatest) - i128::from(least) + 1).ok()?;
+    if range > values.len().saturating_mul(NEAR_VALUES_PER_KEY).saturating_add(NEAR_VALUES_MIN) {
+        return None;
+    }
+    let mut numbers = vec![NO_ENTITY; range];
+    for value in values.iter().flatten() {
+        numbers[value.abs_diff(least) as usize] = 0;
+    }
+    let mut count = 0;
+    for number in numbers.iter_mut().filter(|number| **number == 0) {
+        *number = count;
+        count += 1;
+    }
+    Some((Entities::Near(least, numbers), count))
 }
 
 /// A column whose equal values, in PostgreSQL's sense, are equal bit by bit: its zeros, its NaNs, and a month of thirty days.
@@ -236,18 +255,26 @@ mod tests {
     }
 
     #[test]
-    fn frozen_keys_are_found_as_before() {
-        let ends = [i64::MIN, i64::MAX, 0];
-        let near = [-3, 5, i64::MIN + 1, 4];
-        for (keys, frozen) in [(vec![-3, 5, 4], true), (ends.to_vec(), false), (vec![i64::MIN, i64::MIN + 2], true)] {
-            let mut dictionary = KeyDictionary::new(&[key(SqlType::BigInt)]).unwrap();
-            dictionary.intern(&[Arc::new(Int64Array::from(keys.clone()))], keys.len()).unwrap();
-            let asked: Vec<i64> = keys.iter().chain(&ends).chain(&near).copied().collect();
-            let asked: ArrayRef = Arc::new(Int64Array::from(asked));
-            let before = dictionary.find(&[Arc::clone(&asked)], asked.len()).unwrap();
-            dictionary.freeze();
-            assert_eq!(matches!(dictionary.entities, Entities::Near(..)), frozen);
-            assert_eq!(dictionary.find(&[Arc::clone(&asked)], asked.len()).unwrap(), before);
+    fn keys_close_together_are_found_like_others() {
+        let others = [i64::MIN, i64::MAX, 0, -3, 5, i64::MIN + 1, 4, -4, 6];
+        let cases = [(vec![-3, 5, 4, 5], true), (vec![i64::MIN, i64::MAX, 0], false), (vec![i64::MIN, i64::MIN + 2], true)];
+        for (keys, is_near) in cases {
+            let column: ArrayRef = Arc::new(keys.iter().map(|key| Some(*key)).chain([None]).collect::<Int64Array>());
+            let (dictionary, numbers) =
+                KeyDictionary::of_rows(&[DataType::Int64], &[Arc::clone(&column)], keys.len() + 1).unwrap();
+            assert_eq!(matches!(dictionary.entities, Entities::Near(..)), is_near);
+            let asked: Vec<i64> = keys.iter().chain(&others).copied().collect();
+            let found = dictionary.find(&[Arc::new(Int64Array::from(asked.clone()))], asked.len()).unwrap();
+            assert_eq!(numbers[..keys.len()], found[..keys.len()]);
+            assert_eq!(numbers[keys.len()], NO_ENTITY);
+            let mut distinct = keys.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(dictionary.len(), distinct.len());
+            for (key, number) in asked.iter().zip(&found) {
+                assert_eq!(*number != NO_ENTITY, keys.contains(key), "{key}");
+                assert_eq!(keys.iter().position(|other| other == key).map_or(NO_ENTITY, |place| found[place]), *number);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::snapshot::{SnapshotSpec, snapshot_stream};
 use super::source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
 use super::{cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
-use crate::lookup::{could_not_read, is_live, is_unreachable};
+use crate::lookup::{could_not_read, is_live};
 use crate::offline::{BatchStream, Dataset, history_schema};
 use crate::online::key::entity_keys;
 use crate::online::{EntityKey, PackedRow, RowKey, RowLayout};
@@ -125,8 +125,8 @@ impl ExecutionPlan for OnlineLookupExec {
                     hits.add(batch.num_rows());
                     Ok(futures::stream::once(async { Ok(batch) }).boxed())
                 }
-                Err(error) if spec.fallback == OnlineFallback::Offline && is_unreachable(&error) => {
-                    tracing::warn!(view = %spec.view.name, error = %error, "online store unreachable, reading offline");
+                Err(error) if spec.fallback.reads_offline(&error) => {
+                    tracing::debug!(view = %spec.view.name, error = %error, "reading offline");
                     from_offline(&spec).await
                 }
                 Err(error) => Err(error),

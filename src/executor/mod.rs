@@ -5,6 +5,7 @@
 //! row of each entity at an instant, [`AsOfJoinExec`] does so for every row of its left side at that row's own instant, and
 //! [`DatasetScanExec`] reads stored rows as they are. None of them decides which one runs: that is the planner's part.
 
+mod as_of_fetch;
 mod as_of_join;
 mod as_of_match;
 mod as_of_relation;
@@ -13,11 +14,13 @@ mod as_of_side;
 mod batches;
 mod candidates;
 mod key_dictionary;
+mod latest;
 mod lookup;
 mod lookup_join;
 mod order;
 mod runtime;
 mod scan;
+mod scan_metrics;
 mod snapshot;
 mod source;
 mod spine;

@@ -12,6 +12,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{StreamExt, TryStreamExt};
 
 use super::batches::project_schema;
+use super::scan_metrics::ScanMetrics;
 use super::source::DatasetReader;
 use super::{cooperative_stream, external, kernel, one_stream};
 use crate::error::Result;
@@ -33,7 +34,7 @@ impl DatasetScanExec {
     pub fn new(relation: String, reader: DatasetReader, columns: Vec<String>, predicates: Vec<Predicate>) -> Result<Self> {
         let schema = project_schema(reader.schema(), &columns, false)?;
         let properties = one_stream(&schema, EmissionType::Incremental);
-        let mut scan = Scan { columns, predicates, added_after: None, row_address: false };
+        let mut scan = Scan { columns, predicates, ..Scan::default() };
         if scan.columns.is_empty() {
             // Somebody counts rows: a column has to be read for that, and is dropped again.
             scan.columns.extend(reader.schema().fields().first().map(|field| field.name().clone()));
@@ -79,7 +80,7 @@ impl ExecutionPlan for DatasetScanExec {
     }
 
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let (reader, scan) = (self.reader.clone(), self.scan.clone());
+        let (reader, scan) = (self.reader.watched_by(ScanMetrics::new(&self.metrics, partition)), self.scan.clone());
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let rows = async move { reader.scan(scan).await };
         let columns: Vec<usize> = (0..self.schema.fields().len()).collect();

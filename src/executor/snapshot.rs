@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use datafusion::error::{DataFusionError, Result as DfResult};
@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use super::batches::batch_of;
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
 use super::lookup::{KeySet, projected};
+use super::scan_metrics::ScanMetrics;
 use super::source::{DatasetReader, column};
 use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
@@ -129,6 +130,7 @@ impl ExecutionPlan for SnapshotExec {
             memory: MemoryConsumer::new("SnapshotExec").register(context.memory_pool()),
             history_rows: MetricBuilder::new(&self.metrics).counter("history_rows", partition),
             entities: MetricBuilder::new(&self.metrics).counter("entities", partition),
+            scans: ScanMetrics::new(&self.metrics, partition),
         };
         let stream = snapshot_stream(Arc::clone(&self.spec), Some(watch));
         Ok(cooperative_stream(Arc::clone(&self.schema), stream))
@@ -144,6 +146,7 @@ pub(crate) struct Watch {
     memory: MemoryReservation,
     history_rows: Count,
     entities: Count,
+    scans: Arc<ScanMetrics>,
 }
 
 /// The rows of a snapshot, in batches.
@@ -170,7 +173,14 @@ async fn snapshot(spec: &SnapshotSpec, watch: Option<&Watch>) -> Result<RecordBa
     let empty = || RecordBatch::new_empty(Arc::clone(&schema));
     let Some(at) = spec.at else { return Ok(empty()) };
     let mut newest = Newest::new(spec, Arc::clone(&schema))?;
-    let mut history = spec.reader.scan(newest.scan(spec.predicates(at))).await?;
+    let scan = newest.scan(spec.predicates(at));
+    let mut history = match watch {
+        Some(watch) => {
+            let scans: Arc<ScanMetrics> = Arc::clone(&watch.scans);
+            spec.reader.watched_by(scans).scan(scan).await?
+        }
+        None => spec.reader.scan(scan).await?,
+    };
     while let Some(batch) = history.next().await {
         let batch = batch?;
         spec.reader.metrics().history_rows.add(batch.num_rows() as u64);
@@ -242,7 +252,7 @@ impl<'a> Newest<'a> {
                 columns.push(name.to_owned());
             }
         }
-        Scan { columns, predicates, added_after: None, row_address: false }
+        Scan { columns, predicates, ..Scan::default() }
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -252,8 +262,11 @@ impl<'a> Newest<'a> {
             false => self.entities.intern(&keys, batch.num_rows())?,
         };
         let versions = Versions::of(batch, &self.view.event_time)?;
+        let retracted = column(batch, RETRACTED)?;
+        let retracted = retracted.as_boolean();
         self.winners.resize(self.entities.len(), None);
         let number = u32::try_from(self.batches.len()).unwrap_or(u32::MAX);
+        let is_retraction = |row: usize| retracted.is_valid(row) && retracted.value(row);
         let mut won = false;
         for (row, entity) in entities.iter().enumerate() {
             if *entity == NO_ENTITY {
@@ -263,7 +276,7 @@ impl<'a> Newest<'a> {
             let slot = &mut self.winners[*entity as usize];
             if slot.as_ref().is_none_or(|winner| version > winner.version) {
                 let row_number = u32::try_from(row).unwrap_or(u32::MAX);
-                *slot = Some(Winner { version, retracted: versions.is_retraction(row), batch: number, row: row_number });
+                *slot = Some(Winner { version, retracted: is_retraction(row), batch: number, row: row_number });
                 won = true;
             }
         }
@@ -326,7 +339,6 @@ pub(crate) struct Versions {
     event_times: arrow::array::TimestampMicrosecondArray,
     created_times: arrow::array::TimestampMicrosecondArray,
     sequences: arrow::array::Int64Array,
-    retracted: BooleanArray,
 }
 
 impl Versions {
@@ -336,17 +348,11 @@ impl Versions {
             event_times: column(batch, event_time)?.as_primitive::<TimestampMicrosecondType>().clone(),
             created_times: column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>().clone(),
             sequences: column(batch, SEQUENCE)?.as_primitive::<Int64Type>().clone(),
-            retracted: column(batch, RETRACTED)?.as_boolean().clone(),
         })
     }
 
     /// What orders a row: event time, created time, sequence.
     pub(crate) fn at(&self, row: usize) -> (i64, i64, i64) {
         (self.event_times.value(row), self.created_times.value(row), self.sequences.value(row))
-    }
-
-    /// Whether a row says that its entity has no value.
-    pub(crate) fn is_retraction(&self, row: usize) -> bool {
-        !self.retracted.is_null(row) && self.retracted.value(row)
     }
 }

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, Scalar};
 use arrow::compute::kernels::cmp;
-use arrow::compute::{and, filter_record_batch, or};
+use arrow::compute::{and, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
 use super::batches::{conform, project_schema};
 use super::kernel;
-use crate::error::{Error, Result};
+use super::key_dictionary::{KeyDictionary, NO_ENTITY};
+use crate::error::{Error, Result, SqlState};
 use crate::metrics::Metrics;
-use crate::offline::{BatchStream, Dataset, Predicate, Scan, SharedOfflineStore};
+use crate::offline::{BatchStream, Dataset, Predicate, Scan, ScanWatch, SharedOfflineStore};
 use crate::online::OnlineViews;
 use crate::registry::ObjectId;
 use crate::time::DatasetVersion;
@@ -29,6 +30,18 @@ pub enum OnlineFallback {
     Error,
     /// It reads the offline store: slower, same answer.
     Offline,
+}
+
+impl OnlineFallback {
+    /// Whether the offline store answers in place of this error: always where the online rows are not all there, and where the
+    /// session prefers that when the store could not be asked.
+    pub fn reads_offline(self, error: &Error) -> bool {
+        match error.code() {
+            SqlState::ObjectNotInPrerequisiteState => true,
+            SqlState::IoError => self == OnlineFallback::Offline,
+            _ => false,
+        }
+    }
 }
 
 /// The rows that an open block keeps back, by relation, in the schema they will be stored in.
@@ -70,6 +83,7 @@ pub struct DatasetReader {
     schema: SchemaRef,
     stores: Stores,
     held: Vec<RecordBatch>,
+    watch: Option<Arc<dyn ScanWatch>>,
 }
 
 impl fmt::Debug for DatasetReader {
@@ -88,12 +102,17 @@ impl DatasetReader {
         let (Dataset::History(id) | Dataset::Table(id)) = dataset;
         let held =
             held.get(&id).map_or_else(Vec::new, |batches| batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect());
-        Ok(Self { dataset, version, schema, stores: stores.clone(), held })
+        Ok(Self { dataset, version, schema, stores: stores.clone(), held, watch: None })
     }
 
     /// A reader of a version that a query names, without the rows that its block keeps back. Does no IO.
     pub fn at_version(dataset: Dataset, version: DatasetVersion, schema: SchemaRef, stores: &Stores) -> Self {
-        Self { dataset, version, schema, stores: stores.clone(), held: Vec::new() }
+        Self { dataset, version, schema, stores: stores.clone(), held: Vec::new(), watch: None }
+    }
+
+    /// The same reader, whose scans `watch` is told of.
+    pub(crate) fn watched_by(&self, watch: Arc<dyn ScanWatch>) -> Self {
+        Self { watch: Some(watch), ..self.clone() }
     }
 
     /// The version read.
@@ -114,9 +133,25 @@ impl DatasetReader {
     /// The stored rows that match, in no order, without those kept back. The columns are those of the scan, typed as
     /// [`DatasetReader::schema`] says, then the row address where it is asked for.
     pub async fn scan_stored(&self, scan: Scan) -> Result<BatchStream> {
+        let shares = self.scan_shares(scan, 1).await?;
+        Ok(futures::stream::iter(shares).flatten().boxed())
+    }
+
+    /// The same in up to so many streams, which can be read at the same time.
+    pub async fn scan_shares(&self, scan: Scan, shares: usize) -> Result<Vec<BatchStream>> {
         let target = project_schema(&self.schema, &scan.columns, scan.row_address)?;
-        let stream = self.stores.offline.scan(self.dataset, self.version, scan).await?;
-        Ok(stream.map(move |batch| batch.and_then(|batch| conform(batch, &target))).boxed())
+        let scan = Scan { watch: self.watch.clone(), ..scan };
+        let streams = self.stores.offline.scan_shares(self.dataset, self.version, scan, shares).await?;
+        let conformed = |stream: BatchStream| {
+            let target = Arc::clone(&target);
+            stream.map(move |batch| batch.and_then(|batch| conform(batch, &target))).boxed()
+        };
+        Ok(streams.into_iter().map(conformed).collect())
+    }
+
+    /// Whether the statement's block keeps rows back.
+    pub fn holds_rows(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// The rows kept back that match the scan's conditions; no row addresses.
@@ -172,12 +207,11 @@ fn evaluate(batch: &RecordBatch, predicate: &Predicate) -> Result<BooleanArray> 
     match predicate {
         Predicate::In { column: name, values } => {
             let tested = column(batch, name)?;
-            let mut found = BooleanArray::from(vec![false; batch.num_rows()]);
-            for index in 0..values.len() {
-                let value = Scalar::new(values.slice(index, 1));
-                found = or(&found, &cmp::eq(&tested, &value).map_err(kernel)?).map_err(kernel)?;
-            }
-            Ok(found)
+            let values = super::batches::as_type(values, tested.data_type())?;
+            let mut wanted = KeyDictionary::of_types(std::slice::from_ref(tested.data_type()))?;
+            let count = values.len();
+            wanted.intern(&[values], count)?;
+            Ok(wanted.find(&[tested], batch.num_rows())?.into_iter().map(|number| Some(number != NO_ENTITY)).collect())
         }
         Predicate::EventTime { column: name, min, max } => {
             let tested = column(batch, name)?;

@@ -48,9 +48,7 @@ impl Slots {
         let times = asked.times;
         let count = u32::try_from(times.len())
             .map_err(|_| Error::new(SqlState::ProgramLimitExceeded, "too many rows on the left side of an as-of join"))?;
-        let mut entities = KeyDictionary::of_types(types)?;
-        let numbers = entities.intern(asked.keys, times.len())?;
-        entities.freeze();
+        let (entities, numbers) = KeyDictionary::of_rows(types, asked.keys, times.len())?;
         let mut starts = vec![0_u32; entities.len() + 1];
         let can_match =
             |row: usize| numbers[row] != NO_ENTITY && times.is_valid(row) && asked.known.is_none_or(|known| known.is_valid(row));
@@ -117,6 +115,21 @@ impl Slots {
         (start + place < end).then_some(start + place)
     }
 
+    /// How many of these times, which ascend, reach a slot: from the first on.
+    pub(crate) fn reaching(&self, slot: usize, row_times: &[i64]) -> usize {
+        let at = self.times[slot];
+        match self.bound {
+            Bound::Inclusive => row_times.partition_point(|time| *time <= at),
+            Bound::Strict => row_times.partition_point(|time| *time < at),
+        }
+    }
+
+    /// An entity's slots.
+    pub(crate) fn of(&self, entity: u32) -> std::ops::Range<usize> {
+        let (start, end) = self.range(entity as usize);
+        start..end
+    }
+
     /// Each entity's slots.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         (0..self.starts.len() - 1).map(|entity| self.range(entity))
@@ -132,8 +145,8 @@ impl Slots {
     }
 
     /// The left row of a slot.
-    pub(crate) fn row(&self, slot: usize) -> usize {
-        self.rows[slot] as usize
+    pub(crate) fn row(&self, slot: usize) -> u32 {
+        self.rows[slot]
     }
 
     /// What the slots know, where that differs from row to row.

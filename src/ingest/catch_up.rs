@@ -1,24 +1,18 @@
 //! Bringing the online rows of a view up to its history.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{and, filter_record_batch};
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
+use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
 use futures::TryStreamExt;
 
 use super::Stores;
+use super::newest::{self, TAKE_ROWS, all_columns, column, versions};
 use crate::error::{Error, Result};
-use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, SEQUENCE, Scan, history_schema};
-use crate::online::key::entity_keys;
-use crate::online::{EntityKey, RowLayout, RowVersion};
+use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, Scan};
+use crate::online::{BuildId, Epoch, Progress, RowLayout};
 use crate::registry::FeatureView;
-use crate::time::{CommitTime, DatasetVersion, EventTime};
-
-/// How many rows are read at their addresses at a time.
-const TAKE_ROWS: usize = 8192;
+use crate::time::{DatasetVersion, EventTime};
 
 /// How often a catch-up that another gateway overtook looks again.
 const ATTEMPTS_MAX: usize = 5;
@@ -28,29 +22,33 @@ const ATTEMPTS_MAX: usize = 5;
 pub(super) async fn view(stores: &Stores, view: &FeatureView, now: EventTime) -> Result<()> {
     for _attempt in 0..ATTEMPTS_MAX {
         // In this order: what was applied is never ahead of what was committed.
-        let mut mark = stores.online.readiness_mark(view.id);
+        let mut mark = stores.online.readiness_mark(view.id).await?;
         let applied = stores.online.store().applied(view.id).await?;
         let latest = stores.offline.latest(Dataset::History(view.id)).await?;
         let work = Work { stores, view, layout: RowLayout::new(view), version: latest.version, now };
-        let moved = match applied {
-            Some(applied) if applied == latest.version => true,
+        let from = match applied {
+            Some(applied) if applied == latest.version => None,
             Some(applied) if applied < latest.version => {
                 work.replay(applied).await?;
-                stores.online.store().advance(view.id, Some(applied), latest.version).await?
+                Some(Progress::Through(applied))
             }
-            Some(_) | None => {
+            Some(_) => {
                 // Applied commits that were never made are those of a store that is gone.
+                stores.online.forget(view.id).await?;
+                continue;
+            }
+            None => {
                 stores.online.set_unready(view.id);
-                if applied.is_some() {
-                    stores.online.forget(view.id).await?;
-                }
-                mark = stores.online.readiness_mark(view.id);
-                work.rebuild().await?;
-                stores.online.store().advance(view.id, None, latest.version).await?
+                mark = stores.online.readiness_mark(view.id).await?;
+                Some(Progress::Building(work.rebuild().await?))
             }
         };
+        let moved = match &from {
+            None => true,
+            Some(from) => stores.online.store().advance(view.id, from, latest.version, mark.epoch()).await?,
+        };
         if moved {
-            work.wait().await?;
+            work.wait(mark.epoch()).await?;
             stores.online.set_ready(view.id, mark);
             return Ok(());
         }
@@ -74,7 +72,7 @@ impl Work<'_> {
 
     /// Applies the rows of the commits after `applied`. Rows that are there already lose against themselves.
     async fn replay(&self, applied: DatasetVersion) -> Result<()> {
-        let scan = Scan { columns: self.all_columns(), added_after: Some(applied), ..Scan::default() };
+        let scan = Scan { columns: all_columns(self.view), added_after: Some(applied), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
         while let Some(batch) = batches.try_next().await? {
             self.apply(&self.without_outdated(&batch)?).await?;
@@ -104,79 +102,50 @@ impl Work<'_> {
         filter_record_batch(batch, &kept).map_err(failed)
     }
 
-    /// Applies the newest row of each entity: finds them by their keys and times, then reads only them.
-    async fn rebuild(&self) -> Result<()> {
-        let keys = self.view.keys.iter().map(|key| key.name.clone());
-        let order = [self.view.event_time.clone(), CREATED_TIME.to_owned(), SEQUENCE.to_owned()];
-        let scan = Scan { columns: keys.chain(order).collect(), row_address: true, ..Scan::default() };
-        let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
-        let mut newest: HashMap<EntityKey, (RowVersion, u64)> = HashMap::new();
-        while let Some(batch) = batches.try_next().await? {
-            self.keep_newest(&batch, &mut newest)?;
-        }
+    /// Applies the newest row of each entity: finds them by their keys and times, then reads only them. Gives the building that
+    /// it is the whole of.
+    async fn rebuild(&self) -> Result<BuildId> {
+        let building = self.stores.online.store().begin_build(self.view.id).await?;
+        let newest = newest::of_each(self.stores, self.view, self.version, |row| row.event_time <= self.now).await?;
         let entities = newest.len();
-        self.apply_at(newest.into_values().map(|(_, address)| address).collect()).await?;
+        self.apply_at(newest.into_values().map(|row| row.address).collect()).await?;
         tracing::info!(view = %self.view.name, version = %self.version, entities, "online rows rebuilt");
-        Ok(())
-    }
-
-    fn keep_newest(&self, batch: &RecordBatch, newest: &mut HashMap<EntityKey, (RowVersion, u64)>) -> Result<()> {
-        let keys = self.view.keys.iter().map(|key| column(batch, &key.name).cloned()).collect::<Result<Vec<_>>>()?;
-        let entities = match keys.is_empty() {
-            true => vec![Some(EntityKey::global()); batch.num_rows()],
-            false => entity_keys(&self.view.keys, &keys)?,
-        };
-        let version_of = versions(batch, &self.view.event_time)?;
-        let addresses = column(batch, ROW_ADDRESS)?.as_primitive::<UInt64Type>();
-        for (row, entity) in entities.into_iter().enumerate() {
-            let version = version_of(row);
-            let Some(entity) = entity else { continue };
-            if version.event_time > self.now {
-                continue;
-            }
-            let candidate = (version, addresses.value(row));
-            match newest.entry(entity) {
-                Entry::Occupied(mut kept) if kept.get().0 < version => drop(kept.insert(candidate)),
-                Entry::Occupied(_) => {}
-                Entry::Vacant(slot) => drop(slot.insert(candidate)),
-            }
-        }
-        Ok(())
+        Ok(building)
     }
 
     /// Keeps the rows that wait for their time. Those that were written as rows of the future and have become due since are
     /// applied: the gateway that kept them may be gone.
-    async fn wait(&self) -> Result<()> {
-        let known = self.stores.online.waiting_through(self.view.id);
-        if known == Some(self.version) {
-            return Ok(());
-        }
-        match known {
+    async fn wait(&self, epoch: Epoch) -> Result<()> {
+        let known = self.stores.online.waiting_through(self.view.id, epoch);
+        let some = match known {
+            Some(known) if known == self.version => false,
             Some(known) => self.wait_for_added(known).await?,
             None => self.wait_for_all().await?,
-        }
-        self.stores.online.set_waiting_through(self.view.id, self.version);
+        };
+        self.stores.online.set_waiting_through(self.view.id, self.version, epoch, some);
         Ok(())
     }
 
     /// As [`Work::wait`], for the rows added after `known`. They are read whole: after a rewrite they may be given from files
-    /// that this version no longer has, where their addresses would lead nowhere.
-    async fn wait_for_added(&self, known: DatasetVersion) -> Result<()> {
-        let scan = Scan { columns: self.all_columns(), added_after: Some(known), ..Scan::default() };
+    /// that this version no longer has, where their addresses would lead nowhere. Gives whether there were any.
+    async fn wait_for_added(&self, known: DatasetVersion) -> Result<bool> {
+        let scan = Scan { columns: all_columns(self.view), added_after: Some(known), ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
+        let mut some = false;
         while let Some(batch) = batches.try_next().await? {
             let waits: BooleanArray = self.waits(&batch)?.into_iter().map(Some).collect();
             let rows = filter_record_batch(&batch, &waits)
                 .map_err(|source| Error::internal("rows could not be filtered").caused_by(source))?;
             if rows.num_rows() > 0 {
+                some = true;
                 self.apply(&rows).await?;
             }
         }
-        Ok(())
+        Ok(some)
     }
 
     /// As [`Work::wait`], for the whole history: finds the rows by their times, then reads only them.
-    async fn wait_for_all(&self) -> Result<()> {
+    async fn wait_for_all(&self) -> Result<bool> {
         let columns = vec![self.view.event_time.clone(), CREATED_TIME.to_owned()];
         let scan = Scan { columns, row_address: true, ..Scan::default() };
         let mut batches = self.stores.offline.scan(self.dataset(), self.version, scan).await?;
@@ -186,7 +155,9 @@ impl Work<'_> {
             let waits = self.waits(&batch)?;
             addresses.extend(at.values().iter().zip(waits).filter(|(_, waits)| *waits).map(|(address, _)| *address));
         }
-        self.apply_at(addresses).await
+        let some = !addresses.is_empty();
+        self.apply_at(addresses).await?;
+        Ok(some)
     }
 
     /// Whether each row was, or may have been, one of the future when it was written, or is one now.
@@ -200,7 +171,7 @@ impl Work<'_> {
 
     async fn apply_at(&self, mut addresses: Vec<u64>) -> Result<()> {
         addresses.sort_unstable();
-        let columns = self.all_columns();
+        let columns = all_columns(self.view);
         for addresses in addresses.chunks(TAKE_ROWS) {
             let rows = self.stores.offline.take(self.dataset(), self.version, addresses, &columns).await?;
             self.apply(&rows).await?;
@@ -211,24 +182,4 @@ impl Work<'_> {
     async fn apply(&self, rows: &RecordBatch) -> Result<()> {
         self.stores.online.upsert(self.view.id, self.layout.pack(rows)?, self.now).await
     }
-
-    fn all_columns(&self) -> Vec<String> {
-        history_schema(self.view).fields().iter().map(|field| field.name().clone()).collect()
-    }
-}
-
-/// What orders the rows of a batch of history, by row.
-fn versions<'a>(batch: &'a RecordBatch, event_time: &str) -> Result<impl Fn(usize) -> RowVersion + 'a> {
-    let event_times = column(batch, event_time)?.as_primitive::<TimestampMicrosecondType>();
-    let created_times = column(batch, CREATED_TIME)?.as_primitive::<TimestampMicrosecondType>();
-    let sequences = column(batch, SEQUENCE)?.as_primitive::<Int64Type>();
-    Ok(|row| RowVersion {
-        event_time: EventTime::from_micros(event_times.value(row)),
-        created_time: CommitTime::from_micros(created_times.value(row)),
-        sequence: sequences.value(row),
-    })
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
-    batch.column_by_name(name).ok_or_else(|| Error::internal(format!("a scan gave no column \"{name}\"")))
 }

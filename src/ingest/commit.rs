@@ -186,7 +186,11 @@ impl Committer {
     async fn catch_up(&self) -> Result<()> {
         match &self.relation.target {
             Target::View(view) if view.online => {
-                catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await
+                let caught_up = catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await;
+                if caught_up.is_err() {
+                    self.stores.online.set_unready(view.id);
+                }
+                caught_up
             }
             Target::View(_) | Target::Table(_) => Ok(()),
         }

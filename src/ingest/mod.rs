@@ -12,20 +12,23 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMic
 use futures::future::join_all;
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::offline::{BatchStream, Dataset, Extent, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
 use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target};
 use crate::time::{Clock, CommitTime};
 
 mod assign;
+mod audit;
 mod catch_up;
 mod check;
 mod commit;
+mod newest;
 mod number;
 mod stream;
 mod validate;
 
+pub use audit::{Audit, AuditStep};
 use check::Checks;
 use commit::Relation;
 use stream::{Gathered, Intaker, gather};
@@ -226,6 +229,18 @@ impl Ingest {
         self.stores.offline.cluster(history, &history_order(view), Extent::Whole).await.map(drop)
     }
 
+    /// Forgets the online rows of a view and builds them anew. Its lookups read the offline store meanwhile, on every gateway.
+    pub async fn rebuild_online(&self, view: &FeatureView) -> Result<()> {
+        let _alone = self.caught_up.lock().await;
+        self.stores.online.forget(view.id).await?;
+        catch_up::view(&self.stores, view, self.stores.clock.now().as_event_time()).await
+    }
+
+    /// Compares the online rows of a view with its history, row by row; see [`Audit`]. Changes nothing.
+    pub async fn audit(&self, view: &FeatureView, progress: &(dyn Fn(AuditStep) + Sync)) -> Result<Audit> {
+        audit::view(&self.stores, view, progress).await
+    }
+
     /// Keeps the files of every stored relation few, where small commits have made them many; one look each where they have not.
     /// A relation that cannot be maintained does not keep the others from it; the first error is given.
     pub async fn maintain(&self, registry: &Registry) -> Result<()> {
@@ -258,7 +273,10 @@ impl Ingest {
                 catch_up::view(&self.stores, view, now.as_event_time()).await
             };
             if let Err(error) = caught_up.await {
-                self.stores.online.set_unready(view.id);
+                // What is known of the rows stays true while the store cannot be asked.
+                if error.code() != SqlState::IoError {
+                    self.stores.online.set_unready(view.id);
+                }
                 first_error.get_or_insert(error);
             }
         }

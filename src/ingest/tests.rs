@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::*;
 use crate::error::SqlState;
 use crate::offline::{Extent, LanceStore, Scan};
-use crate::online::contract::RedisServer;
+use crate::online::contract::{PATIENT, RedisServer};
 use crate::online::key::entity_keys;
-use crate::online::{MemoryStore, OnlineStore, PackedRow, RedisStore, RowKey, RowLayout};
+use crate::online::{EntityKey, MemoryStore, OnlineStore, PackedRow, Progress, RedisStore, RowKey, RowLayout};
 use crate::registry::{Column, Feature, KeyColumn, StoreId, Table, TableSource};
 use crate::time::{DatasetVersion, SetClock};
 use crate::types::SqlType;
@@ -173,7 +173,7 @@ async fn memory_agrees_with_brute_force() {
 #[tokio::test]
 async fn redis_agrees_with_brute_force() {
     let server = RedisServer::start();
-    let connect = |id: u128| RedisStore::connect(&server.url(), StoreId(Uuid::from_u128(id))).unwrap();
+    let connect = |id: u128| RedisStore::connect(&server.url(), StoreId(Uuid::from_u128(id)), PATIENT).unwrap();
     for seed in 0..4 {
         let id = u128::from(seed);
         // A gateway that starts beside the first finds its rows; one on a Redis of its own builds them.
@@ -247,7 +247,7 @@ async fn a_redis_that_went_away_costs_a_warning_and_is_caught_up() {
     let mut server = RedisServer::start();
     let root = tempfile::tempdir().unwrap();
     let view = plain_view();
-    let store = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap());
+    let store = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4()), PATIENT).unwrap());
     let gateway = Gateway::over(&root, store, 1000);
     gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
     gateway.write(&view, &[("x", 1, 900, 1)]).await;
@@ -326,6 +326,166 @@ async fn tables_take_rows_as_they_are() {
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 4);
     gateway.ingest.remove(&target).await.unwrap();
     assert!(gateway.offline.latest(dataset).await.is_err());
+}
+
+/// Puts what is online of `view` into these rows, whole up to `through`.
+async fn put_online(
+    store: &Arc<dyn OnlineStore>,
+    view: &FeatureView,
+    rows: Vec<(EntityKey, PackedRow)>,
+    through: DatasetVersion,
+) {
+    store.clear(view.id).await.unwrap();
+    let epoch = store.connected().await.unwrap();
+    let building = Progress::Building(store.begin_build(view.id).await.unwrap());
+    store.upsert(view.id, &rows).await.unwrap();
+    assert!(store.advance(view.id, &building, through, epoch).await.unwrap());
+}
+
+async fn audits_find_every_difference(store: Arc<dyn OnlineStore>) {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Gateway::over(&root, store.clone(), 1000);
+    let audit = async || gateway.ingest.audit(&view, &|_step| {}).await.unwrap();
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    assert_eq!(audit().await, Audit { built: true, ..Audit::default() });
+    gateway.write(&view, &[("a", 1, 900, 1), ("a", 1, 950, 2), ("b", 1, 900, 3), ("c", 1, 900, 4)]).await;
+    // A late row, a correction, and rows whose time has not come: of a known entity, and of one that has no other.
+    gateway.write(&view, &[("a", 1, 800, 5), ("b", 1, 900, 6), ("c", 1, 5_000_000, 7), ("d", 1, 5_000_000, 8)]).await;
+    let agrees = Audit { built: true, entities: 3, ..Audit::default() };
+    assert_eq!(audit().await, agrees);
+    // Time passes; nobody has asked yet for the rows that fell due a moment ago, then they are overdue.
+    gateway.clock.set(at(5_000_001)).unwrap();
+    assert_eq!(audit().await, agrees);
+    gateway.clock.set(at(9_000_000)).unwrap();
+    assert_eq!(audit().await, Audit { entities: 4, missing: 1, older: 1, ..agrees });
+    gateway.online.apply_due(gateway.clock.now().as_event_time()).await.unwrap();
+    assert_eq!(audit().await, Audit { entities: 4, ..agrees });
+
+    let history = Dataset::History(view.id);
+    let latest = gateway.offline.latest(history).await.unwrap().version;
+    let good = Audit { entities: 4, ..agrees };
+    let rows = async || {
+        let (mut rows, mut cursor) = (BTreeMap::new(), Some(0));
+        while let Some(from) = cursor {
+            let page = store.page(view.id, from).await.unwrap();
+            rows.extend(page.rows);
+            cursor = page.next;
+        }
+        rows.into_iter().collect::<Vec<_>>()
+    };
+    let right = rows().await;
+    assert_eq!(right.len(), 4);
+    // The first row, with a byte changed: of its event time (upwards, downwards), or of its feature.
+    let changed = |at: usize, by: u8| {
+        let mut bytes = right[0].1.as_bytes().to_vec();
+        bytes[at] = bytes[at].wrapping_add(by);
+        let mut rows = right.clone();
+        rows[0].1 = PackedRow::from_bytes(bytes.into()).unwrap();
+        rows
+    };
+    let unknown = {
+        let mut rows = right.clone();
+        rows.push((EntityKey::global(), right[0].1.clone()));
+        rows
+    };
+    let last = right[0].1.as_bytes().len() - 1;
+    for (rows, expected) in [
+        (right.clone(), good),
+        (right[1..].to_vec(), Audit { missing: 1, ..good }),
+        (Vec::new(), Audit { missing: 4, ..good }),
+        (changed(4, 1), Audit { newer: 1, ..good }),
+        (changed(4, 255), Audit { older: 1, ..good }),
+        (changed(last, 1), Audit { different: 1, ..good }),
+        (unknown, Audit { unknown: 1, ..good }),
+    ] {
+        put_online(&store, &view, rows, latest).await;
+        assert_eq!(audit().await, expected);
+        assert_eq!(expected.agrees(), expected == good);
+    }
+    // What is not whole is not looked at; building it anew repairs all of it.
+    store.clear(view.id).await.unwrap();
+    assert_eq!(audit().await, Audit::default());
+    put_online(&store, &view, changed(4, 1), DatasetVersion(latest.0 + 1)).await;
+    assert_eq!(audit().await, Audit::default(), "the store is ahead of the history");
+    gateway.ingest.rebuild_online(&view).await.unwrap();
+    assert_eq!(audit().await, good);
+    assert_eq!(rows().await, right);
+    // A commit that is not applied yet is no difference: it is shown as lag.
+    let late = gateway.valid(&view, &[("a", 1, 7_000_000, 9), ("e", 1, 7_000_000, 10)]).stored(at(9_000_001), 0).unwrap();
+    gateway.offline.append(history, late, at(9_000_001)).await.unwrap();
+    assert_eq!(audit().await, good);
+}
+
+#[tokio::test]
+async fn audits_of_memory_find_every_difference() {
+    audits_find_every_difference(Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test]
+async fn audits_of_redis_find_every_difference() {
+    let server = RedisServer::start();
+    audits_find_every_difference(Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::nil()), PATIENT).unwrap())).await;
+}
+
+/// Audits beside writers, who commit and apply in their own time, find nothing wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audits_beside_writers_find_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let gateway = Arc::new(Gateway::over(&root, Arc::new(MemoryStore::new()), 1_000_000));
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    let writers: Vec<_> = (0..4_i64)
+        .map(|writer| {
+            let (gateway, view) = (gateway.clone(), view.clone());
+            tokio::spawn(async move {
+                for n in 0..40 {
+                    gateway.write(&view, &[("x", n % 5, n * 7 % 31, n), ("x", 100 * writer + n, n, n)]).await;
+                }
+            })
+        })
+        .collect();
+    let mut audits = 0;
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) || audits < 3 {
+        let audit = gateway.ingest.audit(&view, &|_step| {}).await.unwrap();
+        assert!(audit.agrees(), "{audit:?}");
+        audits += 1;
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+/// A store that lost its last writes, as a primary after a failover has: commits and rows that fell due are looked for again.
+#[tokio::test]
+async fn what_a_failover_lost_is_applied_again() {
+    let mut server = RedisServer::start();
+    let root = tempfile::tempdir().unwrap();
+    let view = plain_view();
+    let store: Arc<dyn OnlineStore> = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::nil()), PATIENT).unwrap());
+    let gateway = Gateway::over(&root, store.clone(), 1000);
+    gateway.ingest.create(&Target::View(view.clone())).await.unwrap();
+    gateway.write(&view, &[("x", 1, 900, 1), ("x", 1, 2000, 2), ("y", 1, 900, 3)]).await;
+    server.cli(&["SAVE"]);
+    // From here on, all that Redis is told is lost: a row that falls due, whose commit was applied before, and a commit.
+    gateway.clock.set(at(2000)).unwrap();
+    let keys = [("x".to_owned(), 1), ("y".to_owned(), 1)];
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(2), Some(3)]);
+    gateway.write(&view, &[("y", 1, 950, 4)]).await;
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(2), Some(4)]);
+    let before = store.epoch();
+    server.stop();
+    server.start_again();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while store.epoch().is_none() || store.epoch() == before {
+        assert!(std::time::Instant::now() < deadline, "no new connection");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(!gateway.online.is_ready(view.id), "nothing is known of what is there now");
+    assert_eq!(store.applied(view.id).await.unwrap(), Some(DatasetVersion(2)), "it went back");
+    gateway.ingest.catch_up(&registry(&view)).await.unwrap();
+    assert!(gateway.online.is_ready(view.id));
+    assert_eq!(gateway.lookup(&view, &keys).await, [Some(2), Some(4)]);
 }
 
 /// Validates one column `x` of a view with the key (a, b), a feature x of type `to`, and a `CHECK` on it.

@@ -25,12 +25,11 @@ pub fn could_not_read(view: &FeatureView, error: Error) -> Error {
         return error;
     }
     let named = Error::new(SqlState::IoError, format!("could not read feature view \"{}\" from the online store", view.name));
+    let named = match error.detail_text() {
+        Some(detail) => named.detail(detail),
+        None => named,
+    };
     named.hint("Retry, or SET tidegate.online_fallback = offline.").caused_by(error)
-}
-
-/// Whether the error says that the store could not be asked, rather than that the answer is wrong.
-pub fn is_unreachable(error: &Error) -> bool {
-    matches!(error.code(), SqlState::IoError | SqlState::ConnectionFailure | SqlState::SystemError)
 }
 
 /// A lookup with its keys.

@@ -10,6 +10,6 @@ mod answer;
 mod keys;
 mod plan;
 
-pub use answer::{Ask, Found, LiveRow, could_not_read, is_live, is_unreachable, look_up};
+pub use answer::{Ask, Found, LiveRow, could_not_read, is_live, look_up};
 pub use keys::{KeyPlan, LOOKUP_KEYS_MAX, PartSource, Slot, SlotValues, parts};
 pub use plan::{CellSource, CompiledLookup, LookupColumn, LookupView, Standpoint};

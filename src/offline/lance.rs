@@ -6,29 +6,33 @@
 mod durable;
 mod filter;
 mod handles;
+mod read;
 mod rewrite;
+mod sidecar;
 mod stage;
 mod stored;
+mod zone_cache;
+mod zones;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchIterator, RecordBatchOptions};
+use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, stream};
-use lance::dataset::{InsertBuilder, ProjectionRequest, WriteMode, WriteParams};
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance::io::ObjectStore;
 
-use self::filter::{Filter, filter};
 use self::handles::{Handle, Handles};
 pub use self::stage::Staged;
+use self::zone_cache::ZoneCache;
 use super::{BatchStream, Commit, Dataset, Extent, OfflineStore, ROW_ADDRESS, Scan};
 use crate::error::{Error, Result, SqlState};
 use crate::time::{CommitTime, DatasetVersion};
 
 /// The most memory one scan may fill with bytes read ahead.
-const IO_BUFFER_BYTES: u64 = 64 << 20;
+const IO_BUFFER_BYTES: u64 = 32 << 20;
 
 /// The most rows of one batch.
 const BATCH_ROWS_MAX: usize = 65_536;
@@ -51,6 +55,7 @@ pub struct LanceStore {
     root: PathBuf,
     durability: Durability,
     handles: Handles,
+    zones: ZoneCache,
 }
 
 impl LanceStore {
@@ -67,7 +72,7 @@ impl LanceStore {
         }
         let root = std::path::absolute(folder)
             .map_err(|source| Error::new(SqlState::IoError, format!("could not use folder \"{folder}\"")).caused_by(source))?;
-        Ok(Self { handles: Handles::new(root.clone()), root, durability })
+        Ok(Self { handles: Handles::new(root.clone()), zones: ZoneCache::default(), root, durability })
     }
 
     fn folder(&self, dataset: Dataset) -> PathBuf {
@@ -147,33 +152,18 @@ impl OfflineStore for LanceStore {
     }
 
     async fn scan(&self, dataset: Dataset, version: DatasetVersion, scan: Scan) -> Result<BatchStream> {
-        let handle = self.handles.at(dataset, version).await?;
-        let schema = given_schema(dataset, &handle, &scan.columns, scan.row_address)?;
-        let mut scanner = handle.scan();
-        let columns: Vec<_> = scan.columns.iter().map(|name| stored::stored_name(name)).collect();
-        scanner.project(&columns).map_err(|source| could_not("read", dataset, source))?;
-        if scan.row_address || columns.is_empty() {
-            scanner.with_row_address();
-        }
-        match filter(&scan.predicates)? {
-            Filter::All => {}
-            Filter::Nothing => return Ok(stream::empty().boxed()),
-            Filter::Text(text) => drop(scanner.filter(&text).map_err(|source| could_not("read", dataset, source))?),
-        }
-        if let Some(before) = scan.added_after {
-            let added = self.added_fragments(dataset, &handle, before).await?;
-            if added.is_empty() {
-                return Ok(stream::empty().boxed());
-            }
-            scanner.with_fragments(added);
-        }
-        scanner.batch_size(batch_rows(&schema)).io_buffer_size(IO_BUFFER_BYTES).scan_in_order(false);
-        let batches = scanner.try_into_stream().await.map_err(|source| could_not("read", dataset, source))?;
-        let given = batches.map(move |batch| {
-            let batch = batch.map_err(|source| could_not("read", dataset, source))?;
-            given_batch(&batch, &schema).map_err(|source| could_not("read", dataset, source))
-        });
-        Ok(given.boxed())
+        let mut shares = self.read_shares(dataset, version, scan, 1).await?;
+        Ok(shares.pop().unwrap_or_else(|| stream::empty().boxed()))
+    }
+
+    async fn scan_shares(
+        &self,
+        dataset: Dataset,
+        version: DatasetVersion,
+        scan: Scan,
+        shares: usize,
+    ) -> Result<Vec<BatchStream>> {
+        self.read_shares(dataset, version, scan, shares.max(1)).await
     }
 
     async fn take(
@@ -183,21 +173,7 @@ impl OfflineStore for LanceStore {
         addresses: &[u64],
         columns: &[String],
     ) -> Result<RecordBatch> {
-        let handle = self.handles.at(dataset, version).await?;
-        let schema = given_schema(dataset, &handle, columns, false)?;
-        if addresses.is_empty() {
-            return Ok(RecordBatch::new_empty(schema));
-        }
-        let names: Vec<_> = columns.iter().map(|name| stored::stored_name(name)).collect();
-        let projected = handle.schema().project(&names).map_err(|source| could_not("read", dataset, source))?;
-        let take = handle.take_builder(addresses, ProjectionRequest::from_schema(projected));
-        let take = take.map_err(|source| could_not("read", dataset, source))?;
-        let rows = take.execute().boxed().await.map_err(|source| could_not("read", dataset, source))?;
-        if rows.num_rows() != addresses.len() {
-            let missing = addresses.len() - rows.num_rows();
-            return Err(Error::internal(format!("{missing} rows of dataset \"{}\" are not at their address", path(dataset))));
-        }
-        given_batch(&rows, &schema).map_err(|source| could_not("read", dataset, source))
+        self.read_at(dataset, version, addresses, columns).await
     }
 
     async fn cluster(&self, dataset: Dataset, order: &[String], extent: Extent) -> Result<usize> {
@@ -266,9 +242,7 @@ fn given_schema(dataset: Dataset, handle: &Handle, columns: &[String], row_addre
     let stored = Schema::from(handle.schema());
     let mut fields = Vec::with_capacity(columns.len() + 1);
     for name in columns {
-        let field = stored.field_with_name(&stored::stored_name(name)).map_err(|_missing| {
-            Error::new(SqlState::UndefinedColumn, format!("dataset \"{}\" has no column \"{name}\"", path(dataset)))
-        })?;
+        let field = stored.field_with_name(&stored::stored_name(name)).map_err(|_missing| no_such_column(dataset, name))?;
         fields.push(stored::column_field(field));
     }
     if row_address {
@@ -277,16 +251,9 @@ fn given_schema(dataset: Dataset, handle: &Handle, columns: &[String], row_addre
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The columns of `batch`, which are named as stored, as `schema` has them.
-fn given_batch(batch: &RecordBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
-    let mut columns = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        let stored = if field.name() == ROW_ADDRESS { ROW_ADDRESS.into() } else { stored::stored_name(field.name()) };
-        let place = batch.schema_ref().index_of(&stored)?;
-        columns.push(stored::convert(batch.column(place), field)?);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+/// The error of a scan whose column the dataset does not have.
+fn no_such_column(dataset: Dataset, column: &str) -> Error {
+    Error::new(SqlState::UndefinedColumn, format!("dataset \"{}\" has no column \"{column}\"", path(dataset)))
 }
 
 fn batch_rows(schema: &Schema) -> usize {
@@ -302,5 +269,7 @@ fn batch_rows(schema: &Schema) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1024, BATCH_ROWS_MAX)
 }
 
+#[cfg(test)]
+mod prune_tests;
 #[cfg(test)]
 mod tests;

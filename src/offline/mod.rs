@@ -61,13 +61,36 @@ pub enum Predicate {
 pub struct Scan {
     /// The columns, by name, in the order they are wanted.
     pub columns: Vec<String>,
-    /// The conditions; every row given meets all of them.
+    /// The conditions; every row given meets all of them, unless it is a rough scan.
     pub predicates: Vec<Predicate>,
+    /// Whether rows that do not meet the conditions may be given too: then they only say what need not be read.
+    pub rough: bool,
     /// Only the rows that commits after this version added. Not together with `row_address`: after a rewrite they may come from
     /// files that the version read no longer names.
     pub added_after: Option<DatasetVersion>,
     /// Add the column [`ROW_ADDRESS`], which [`OfflineStore::take`] understands for the same version.
     pub row_address: bool,
+    /// Who is told what the scan reads and what it leaves out.
+    pub watch: Option<Arc<dyn ScanWatch>>,
+}
+
+/// How much of a version a scan reads. Rows are counted as they lie in the files, before predicates are judged row by row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// The fragments there are.
+    pub fragments: usize,
+    /// Those in which no row can match, which are not read.
+    pub fragments_pruned: usize,
+    /// The rows read.
+    pub rows_read: usize,
+    /// The rows not read, because none of their neighbours can match.
+    pub rows_skipped: usize,
+}
+
+/// Is told of scans.
+pub trait ScanWatch: Send + Sync + fmt::Debug {
+    /// A scan starts that covers so much.
+    fn scans(&self, coverage: Coverage);
 }
 
 /// The name of the column in which a scan gives row addresses (UInt64), last of its columns.
@@ -125,6 +148,19 @@ pub trait OfflineStore: Send + Sync + fmt::Debug {
 
     /// The rows of one version that match, in no promised order. Costs what it reads: only the columns asked for.
     async fn scan(&self, dataset: Dataset, version: DatasetVersion, scan: Scan) -> Result<BatchStream>;
+
+    /// The rows of [`OfflineStore::scan`] in up to `shares` streams, each row in one of them: what reading costs the processor can
+    /// then be spent by as many at the same time.
+    async fn scan_shares(
+        &self,
+        dataset: Dataset,
+        version: DatasetVersion,
+        scan: Scan,
+        shares: usize,
+    ) -> Result<Vec<BatchStream>> {
+        let _one_is_enough = shares;
+        Ok(vec![self.scan(dataset, version, scan).await?])
+    }
 
     /// The rows at these addresses, in their order: for few rows of many.
     async fn take(&self, dataset: Dataset, version: DatasetVersion, addresses: &[u64], columns: &[String])

@@ -15,8 +15,8 @@ use crate::registry::{KeyColumn, StoreId};
 use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
 
-const VIEW: ObjectId = ObjectId(16_384);
-const OTHER: ObjectId = ObjectId(16_385);
+pub(super) const VIEW: ObjectId = ObjectId(16_384);
+pub(super) const OTHER: ObjectId = ObjectId(16_385);
 
 /// A Redis of its own on a socket in a folder of its own, stopped when dropped.
 pub(crate) struct RedisServer {
@@ -53,12 +53,20 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// Runs a command of `redis-cli`.
+    pub(crate) fn cli(&self, command: &[&str]) {
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.folder.path().join("redis.sock")).args(command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !said.contains("ERR"), "{command:?}: {said}");
+    }
+
     /// Makes it hang, as a machine that swaps does: connections stay, answers do not come.
-    fn pause(&self) {
+    pub(super) fn pause(&self) {
         self.signal("-STOP");
     }
 
-    fn go_on(&self) {
+    pub(super) fn go_on(&self) {
         self.signal("-CONT");
     }
 
@@ -82,18 +90,18 @@ impl Drop for RedisServer {
     }
 }
 
-fn entity(id: i64) -> EntityKey {
+pub(super) fn entity(id: i64) -> EntityKey {
     let keys = [KeyColumn { name: "k".into(), data_type: SqlType::BigInt }];
     let column: ArrayRef = Arc::new(Int64Array::from(vec![id]));
     entity_keys(&keys, &[column]).unwrap().remove(0).unwrap()
 }
 
-fn key(view: ObjectId, id: i64) -> RowKey {
+pub(super) fn key(view: ObjectId, id: i64) -> RowKey {
     RowKey { view, entity: entity(id) }
 }
 
 /// A row of this version that says `note`.
-fn row(event_time: i64, created_time: i64, sequence: i64, note: u8) -> PackedRow {
+pub(super) fn row(event_time: i64, created_time: i64, sequence: i64, note: u8) -> PackedRow {
     let mut bytes = vec![1, 0, 0, 0];
     for number in [event_time, created_time, sequence] {
         bytes.extend_from_slice(&number.to_le_bytes());
@@ -102,10 +110,47 @@ fn row(event_time: i64, created_time: i64, sequence: i64, note: u8) -> PackedRow
     PackedRow::from_bytes(bytes.into()).unwrap()
 }
 
+/// Makes the view empty, and whole so.
+pub(super) async fn empty(store: &Arc<dyn OnlineStore>, view: ObjectId) {
+    store.clear(view).await.unwrap();
+    build(store, view).await;
+}
+
+/// Says that what is there of the view is all there is, up to version 1.
+pub(super) async fn build(store: &Arc<dyn OnlineStore>, view: ObjectId) {
+    let epoch = store.connected().await.unwrap();
+    let building = Progress::Building(store.begin_build(view).await.unwrap());
+    assert!(store.advance(view, &building, DatasetVersion(1), epoch).await.unwrap());
+}
+
+pub(super) async fn try_get(store: &Arc<dyn OnlineStore>, keys: &[RowKey]) -> Result<Vec<Option<PackedRow>>> {
+    store.get(keys, store.connected().await?).await
+}
+
+pub(super) async fn get(store: &Arc<dyn OnlineStore>, keys: &[RowKey]) -> Vec<Option<PackedRow>> {
+    try_get(store, keys).await.unwrap()
+}
+
+/// All rows of the view, page by page, in order.
+pub(super) async fn all_rows(store: &Arc<dyn OnlineStore>, view: ObjectId) -> Vec<(EntityKey, PackedRow)> {
+    let (mut rows, mut cursor) = (Vec::new(), Some(0));
+    while let Some(from) = cursor {
+        let page = store.page(view, from).await.unwrap();
+        rows.extend(page.rows);
+        cursor = page.next;
+    }
+    rows.sort_by(|one, other| one.0.cmp(&other.0));
+    rows.dedup();
+    rows
+}
+
 async fn contract(store: Arc<dyn OnlineStore>) {
     keeps_the_newest(&store).await;
     keeps_views_apart(&store).await;
-    moves_the_applied_version_only_from_where_it_is(&store).await;
+    moves_the_applied_version_only_without_a_gap(&store).await;
+    gives_no_row_of_a_view_that_is_not_whole(&store).await;
+    gives_every_row_page_by_page(&store).await;
+    says_how_it_is(&store).await;
     races_end_with_the_newest(&store).await;
     takes_many_rows(&store).await;
     takes_any_bytes_for_a_key(&store).await;
@@ -113,9 +158,9 @@ async fn contract(store: Arc<dyn OnlineStore>) {
 }
 
 async fn keeps_the_newest(store: &Arc<dyn OnlineStore>) {
-    store.clear(VIEW).await.unwrap();
-    assert_eq!(store.get(&[]).await.unwrap(), []);
-    assert_eq!(store.get(&[key(VIEW, 1), key(VIEW, 2)]).await.unwrap(), [None, None]);
+    empty(store, VIEW).await;
+    assert_eq!(get(store, &[]).await, []);
+    assert_eq!(get(store, &[key(VIEW, 1), key(VIEW, 2)]).await, [None, None]);
     // In ascending order; neighbours differ by what a double cannot tell apart, or by sign, or in a lower number only.
     let wide = 1_i64 << 60;
     let ascending = [
@@ -133,44 +178,110 @@ async fn keeps_the_newest(store: &Arc<dyn OnlineStore>) {
     ];
     for newer in 0..ascending.len() {
         for older in 0..ascending.len() {
-            store.clear(VIEW).await.unwrap();
+            empty(store, VIEW).await;
             assert_eq!(store.upsert(VIEW, &[(entity(1), ascending[older].clone())]).await.unwrap(), 1);
             let kept = store.upsert(VIEW, &[(entity(1), ascending[newer].clone())]).await.unwrap();
             assert_eq!(kept, usize::from(newer > older), "{newer} over {older}");
             let expected = ascending[newer.max(older)].clone();
-            assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(expected)], "{newer} over {older}");
+            assert_eq!(get(store, &[key(VIEW, 1)]).await, [Some(expected)], "{newer} over {older}");
         }
     }
 }
 
 async fn keeps_views_apart(store: &Arc<dyn OnlineStore>) {
-    store.clear(VIEW).await.unwrap();
-    store.clear(OTHER).await.unwrap();
+    empty(store, VIEW).await;
+    empty(store, OTHER).await;
     store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1)), (entity(2), row(2, 2, 2, 2))]).await.unwrap();
     store.upsert(OTHER, &[(entity(1), row(3, 3, 3, 3))]).await.unwrap();
     let keys = [key(OTHER, 1), key(VIEW, 2), key(VIEW, 1), key(OTHER, 2), key(VIEW, 2)];
     let (one, two, three) = (Some(row(1, 1, 1, 1)), Some(row(2, 2, 2, 2)), Some(row(3, 3, 3, 3)));
-    assert_eq!(store.get(&keys).await.unwrap(), [three.clone(), two.clone(), one, None, two]);
-    store.clear(VIEW).await.unwrap();
-    assert_eq!(store.get(&keys).await.unwrap(), [three, None, None, None, None]);
+    assert_eq!(get(store, &keys).await, [three.clone(), two.clone(), one, None, two]);
+    empty(store, VIEW).await;
+    assert_eq!(get(store, &keys).await, [three, None, None, None, None]);
 }
 
-async fn moves_the_applied_version_only_from_where_it_is(store: &Arc<dyn OnlineStore>) {
+async fn moves_the_applied_version_only_without_a_gap(store: &Arc<dyn OnlineStore>) {
     store.clear(VIEW).await.unwrap();
+    store.clear(OTHER).await.unwrap();
     let version = DatasetVersion;
+    let epoch = store.connected().await.unwrap();
+    assert_eq!(store.epoch(), Some(epoch));
+    let through = |from: u64| Progress::Through(version(from));
+    let advance = async |from: &Progress, to: u64| store.advance(VIEW, from, version(to), epoch).await.unwrap();
     assert_eq!(store.applied(VIEW).await.unwrap(), None);
-    assert!(!store.advance(VIEW, Some(version(1)), version(2)).await.unwrap());
-    assert!(store.advance(VIEW, None, version(1)).await.unwrap());
-    assert!(!store.advance(VIEW, None, version(2)).await.unwrap());
-    assert!(store.advance(VIEW, Some(version(1)), version(u64::MAX)).await.unwrap());
+    assert!(!advance(&through(1), 2).await, "nothing is built");
+    // Two build at once: either ends it, and the later does not set it back.
+    let building = store.begin_build(VIEW).await.unwrap();
+    assert_eq!(store.begin_build(VIEW).await.unwrap(), building);
+    assert_eq!(store.applied(VIEW).await.unwrap(), None);
+    assert!(!advance(&through(1), 2).await, "what is being built is not moved on");
+    let building = Progress::Building(building);
+    assert!(advance(&building, 9).await);
+    assert!(advance(&building, 8).await, "it is there already");
+    assert_eq!(store.applied(VIEW).await.unwrap(), Some(version(9)));
+    assert!(!advance(&building, 10).await, "that building has ended");
+    assert!(!advance(&through(10), 11).await, "there is a gap");
+    assert!(advance(&through(9), 10).await);
+    assert!(advance(&through(9), 10).await, "another was faster");
+    assert!(advance(&through(8), 12).await, "more was applied than was missing");
+    assert!(advance(&through(3), 9).await, "it is further already");
+    assert_eq!(store.applied(VIEW).await.unwrap(), Some(version(12)));
+    assert!(advance(&through(12), u64::MAX).await);
     assert_eq!(store.applied(VIEW).await.unwrap(), Some(version(u64::MAX)));
     assert_eq!(store.applied(OTHER).await.unwrap(), None);
+    // A building that was lost with the rows is not ended.
     store.clear(VIEW).await.unwrap();
     assert_eq!(store.applied(VIEW).await.unwrap(), None);
+    let lost = Progress::Building(store.begin_build(VIEW).await.unwrap());
+    store.clear(VIEW).await.unwrap();
+    assert!(!advance(&lost, 1).await);
+    store.begin_build(VIEW).await.unwrap();
+    assert!(!advance(&lost, 1).await);
+}
+
+async fn gives_no_row_of_a_view_that_is_not_whole(store: &Arc<dyn OnlineStore>) {
+    empty(store, VIEW).await;
+    empty(store, OTHER).await;
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))]).await.unwrap();
+    store.clear(OTHER).await.unwrap();
+    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))]).await.unwrap();
+    for _nothing_built_then_building in 0..2 {
+        for keys in [vec![key(OTHER, 1)], vec![key(VIEW, 1), key(OTHER, 2)], vec![key(OTHER, 1), key(VIEW, 1)]] {
+            let error = try_get(store, &keys).await.unwrap_err();
+            assert_eq!(error.code(), SqlState::ObjectNotInPrerequisiteState, "{keys:?}");
+        }
+        store.begin_build(OTHER).await.unwrap();
+    }
+    assert_eq!(get(store, &[key(VIEW, 1)]).await, [Some(row(1, 1, 1, 1))]);
+    build(store, OTHER).await;
+    assert_eq!(get(store, &[key(OTHER, 1), key(VIEW, 1)]).await, [Some(row(2, 2, 2, 2)), Some(row(1, 1, 1, 1))]);
+}
+
+async fn gives_every_row_page_by_page(store: &Arc<dyn OnlineStore>) {
+    empty(store, VIEW).await;
+    empty(store, OTHER).await;
+    assert_eq!(all_rows(store, VIEW).await, []);
+    let mut rows: Vec<_> = (0..3_000).map(|id| (entity(id), row(id, 1, 0, 7))).collect();
+    store.upsert(VIEW, &rows).await.unwrap();
+    store.upsert(OTHER, &rows[..10]).await.unwrap();
+    rows.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(all_rows(store, VIEW).await, rows);
+    assert_eq!(all_rows(store, OTHER).await.len(), 10);
+}
+
+async fn says_how_it_is(store: &Arc<dyn OnlineStore>) {
+    empty(store, VIEW).await;
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    let status = store.status().await;
+    assert!(status.connected && status.obstacle.is_none(), "{status:?}");
+    assert!(status.keys > Some(0) && status.memory_bytes > Some(0), "{status:?}");
+    assert_eq!(status.latency_p50.is_some(), status.kind == "redis", "{status:?}");
+    assert!(status.latency_p50 <= status.latency_p99);
 }
 
 async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
-    store.clear(VIEW).await.unwrap();
+    empty(store, VIEW).await;
     let writers = (0..8_i64).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -183,7 +294,7 @@ async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    let rows = store.get(&[key(VIEW, 1), key(VIEW, 2)]).await.unwrap();
+    let rows = get(store, &[key(VIEW, 1), key(VIEW, 2)]).await;
     let version = |row: &Option<PackedRow>| row.as_ref().unwrap().version();
     assert_eq!(version(&rows[0]).event_time, EventTime::from_micros(49));
     assert_eq!(version(&rows[0]).created_time, CommitTime::from_micros(7));
@@ -191,21 +302,21 @@ async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
 }
 
 async fn takes_many_rows(store: &Arc<dyn OnlineStore>) {
-    store.clear(VIEW).await.unwrap();
+    empty(store, VIEW).await;
     let rows: Vec<_> = (0..10_000).map(|id| (entity(id), row(id, 0, 0, 0))).collect();
     assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 10_000);
     assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 0);
     let keys: Vec<_> = (0..10_000).rev().map(|id| key(VIEW, id)).collect();
-    let found = store.get(&keys).await.unwrap();
+    let found = get(store, &keys).await;
     assert!(found.iter().zip(rows.iter().rev()).all(|(found, (_, row))| found.as_ref() == Some(row)));
-    store.clear(VIEW).await.unwrap();
-    assert!(store.get(&keys).await.unwrap().iter().all(Option::is_none));
+    empty(store, VIEW).await;
+    assert!(get(store, &keys).await.iter().all(Option::is_none));
 }
 
 /// Keys made of what means something to Redis: hash tags, patterns, the end of a C string, line ends.
 async fn takes_any_bytes_for_a_key(store: &Arc<dyn OnlineStore>) {
-    store.clear(VIEW).await.unwrap();
-    store.clear(OTHER).await.unwrap();
+    empty(store, VIEW).await;
+    empty(store, OTHER).await;
     let parts =
         ["", "{", "}", "{}", "}{", "*", "?", "[", "[a-z]", "]", "\\", "\0", "a\0", "a\0b", "\r\n", ":", ":applied", "{a}:1"];
     let names: Vec<(&str, &str)> = parts.iter().flat_map(|first| parts.iter().map(move |second| (*first, *second))).collect();
@@ -223,13 +334,13 @@ async fn takes_any_bytes_for_a_key(store: &Arc<dyn OnlineStore>) {
     assert_eq!(store.upsert(OTHER, &rows(2)).await.unwrap(), keys.len());
     let of = |view: ObjectId| -> Vec<RowKey> { keys.iter().map(|entity| RowKey { view, entity: entity.clone() }).collect() };
     let expected = |note: i64| rows(note).into_iter().map(|(_, row)| Some(row)).collect::<Vec<_>>();
-    assert_eq!(store.get(&of(VIEW)).await.unwrap(), expected(1));
+    assert_eq!(get(store, &of(VIEW)).await, expected(1));
     // No key is mistaken for the applied version, and clearing one view, patterns and all, leaves the other.
-    assert_eq!(store.applied(VIEW).await.unwrap(), None);
-    store.clear(VIEW).await.unwrap();
-    assert!(store.get(&of(VIEW)).await.unwrap().iter().all(Option::is_none));
-    assert_eq!(store.get(&of(OTHER)).await.unwrap(), expected(2));
-    store.clear(OTHER).await.unwrap();
+    assert_eq!(store.applied(VIEW).await.unwrap(), Some(DatasetVersion(1)));
+    empty(store, VIEW).await;
+    assert!(get(store, &of(VIEW)).await.iter().all(Option::is_none));
+    assert_eq!(get(store, &of(OTHER)).await, expected(2));
+    empty(store, OTHER).await;
 }
 
 /// Each of the numbers that order rows, about the places where a double stops counting by ones and where halves carry.
@@ -239,13 +350,13 @@ async fn tells_wide_numbers_apart(store: &Arc<dyn OnlineStore>) {
             let ascending = [edge - 1, edge, edge + 1];
             let by_place: [fn(i64) -> PackedRow; 3] = [|n| row(n, 0, 0, 0), |n| row(0, n, 0, 0), |n| row(0, 0, n, 0)];
             for make in by_place {
-                store.clear(VIEW).await.unwrap();
+                empty(store, VIEW).await;
                 for number in ascending {
                     assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 1, "{number} is newer");
                     assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 0, "{number} is the same");
                     assert_eq!(store.upsert(VIEW, &[(entity(1), make(number - 1))]).await.unwrap(), 0, "{number} - 1 is older");
                 }
-                assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(make(edge + 1))]);
+                assert_eq!(get(store, &[key(VIEW, 1)]).await, [Some(make(edge + 1))]);
             }
         }
     }
@@ -259,77 +370,12 @@ async fn memory_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_keeps_the_contract() {
     let server = RedisServer::start();
-    contract(Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap())).await;
+    contract(connect(&server)).await;
 }
 
-#[tokio::test]
-async fn two_stores_on_one_redis_share_nothing() {
-    let server = RedisServer::start();
-    let connect = || RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
-    let (one, other) = (connect(), connect());
-    one.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
-    one.advance(VIEW, None, DatasetVersion(1)).await.unwrap();
-    assert_eq!(other.get(&[key(VIEW, 1)]).await.unwrap(), [None]);
-    assert_eq!(other.applied(VIEW).await.unwrap(), None);
-    other.clear(VIEW).await.unwrap();
-    assert!(one.get(&[key(VIEW, 1)]).await.unwrap()[0].is_some());
-}
+/// Limits that only a call which never ends reaches, however busy the machine is.
+pub(crate) const PATIENT: CallLimits = CallLimits { read: Duration::from_secs(5), write: Duration::from_secs(20) };
 
-#[tokio::test]
-async fn a_redis_that_is_away_is_an_error_until_it_is_back() {
-    let mut server = RedisServer::start();
-    server.stop();
-    let store = RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
-    let error = store.get(&[key(VIEW, 1)]).await.unwrap_err();
-    assert_eq!(error.code(), SqlState::IoError);
-    assert_eq!(error.hint_text(), Some("Retry, or SET tidegate.online_fallback = offline."));
-    assert!(store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.is_err());
-    for _ in 0..2 {
-        server.start_again();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.is_err() {
-            assert!(Instant::now() < deadline, "the connection does not come back");
-        }
-        assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(row(1, 1, 1, 1))]);
-        server.stop();
-        assert!(store.get(&[key(VIEW, 1)]).await.is_err());
-    }
-}
-
-/// A call without a limit would never end here.
-#[tokio::test]
-async fn no_call_outlives_a_redis_that_hangs() {
-    let server = RedisServer::start();
-    let store = RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
-    let rows = [(entity(1), row(1, 1, 1, 1))];
-    store.upsert(VIEW, &rows).await.unwrap();
-    server.pause();
-    let newer = [(entity(1), row(2, 2, 2, 2))];
-    let failures = [
-        store.get(&[key(VIEW, 1)]).await.unwrap_err(),
-        store.applied(VIEW).await.unwrap_err(),
-        store.upsert(VIEW, &newer).await.unwrap_err(),
-        store.advance(VIEW, None, DatasetVersion(1)).await.unwrap_err(),
-        store.clear(OTHER).await.unwrap_err(),
-    ];
-    for failure in failures {
-        assert_eq!((failure.code(), failure.detail_text()), (SqlState::IoError, Some("It did not answer in time.")));
-    }
-    // One made while it hangs does not wait for the greeting either.
-    let late = RedisStore::connect(&server.url(), StoreId(Uuid::new_v4())).unwrap();
-    assert_eq!(late.get(&[key(VIEW, 1)]).await.unwrap_err().code(), SqlState::IoError);
-    server.go_on();
-    // What was cut off may have been done since: the newest row wins all the same.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while store.upsert(VIEW, &newer).await.is_err() {
-        assert!(Instant::now() < deadline, "the connection does not come back");
-    }
-    assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 0);
-    assert_eq!(store.get(&[key(VIEW, 1)]).await.unwrap(), [Some(row(2, 2, 2, 2))]);
-}
-
-#[test]
-fn an_address_that_is_none_is_refused() {
-    let error = RedisStore::connect("postgres://localhost", StoreId(Uuid::nil())).unwrap_err();
-    assert_eq!(error.code(), SqlState::ConfigFileError);
+pub(super) fn connect(server: &RedisServer) -> Arc<dyn OnlineStore> {
+    Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4()), PATIENT).unwrap())
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
-use super::{EntityKey, OnlineStore, PackedRow, RowKey};
-use crate::error::Result;
+use super::{BuildId, EntityKey, Epoch, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
+use crate::error::{Error, Result};
 use crate::registry::ObjectId;
 use crate::time::DatasetVersion;
 
@@ -26,8 +26,20 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct ViewRows {
     shards: [RwLock<HashMap<EntityKey, PackedRow>>; SHARDS],
-    applied: Mutex<Option<DatasetVersion>>,
+    applied: Mutex<Applied>,
 }
+
+/// How far the rows of a view are whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Applied {
+    #[default]
+    Nothing,
+    Building(BuildId),
+    Through(DatasetVersion),
+}
+
+/// What is in memory is not lost as long as the process is there.
+const EPOCH: Epoch = Epoch(1);
 
 impl MemoryStore {
     /// An empty store.
@@ -49,10 +61,26 @@ impl MemoryStore {
 
 #[async_trait]
 impl OnlineStore for MemoryStore {
-    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<PackedRow>>> {
+    fn epoch(&self) -> Option<Epoch> {
+        Some(EPOCH)
+    }
+
+    async fn connected(&self) -> Result<Epoch> {
+        Ok(EPOCH)
+    }
+
+    async fn get(&self, keys: &[RowKey], _epoch: Epoch) -> Result<Vec<Option<PackedRow>>> {
         let views = self.views.read();
-        let row = |key: &RowKey| views.get(&key.view)?.shards[self.shard(&key.entity)].read().get(&key.entity).cloned();
-        Ok(keys.iter().map(row).collect())
+        let mut rows = Vec::with_capacity(keys.len());
+        for keys in keys.chunk_by(|one, next| one.view == next.view) {
+            let Some(stored) = views.get(&keys[0].view) else { return Err(not_whole()) };
+            let row = |key: &RowKey| stored.shards[self.shard(&key.entity)].read().get(&key.entity).cloned();
+            rows.extend(keys.iter().map(row));
+            if !matches!(*stored.applied.lock(), Applied::Through(_)) {
+                return Err(not_whole());
+            }
+        }
+        Ok(rows)
     }
 
     async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize> {
@@ -76,15 +104,36 @@ impl OnlineStore for MemoryStore {
     }
 
     async fn applied(&self, view: ObjectId) -> Result<Option<DatasetVersion>> {
-        Ok(self.views.read().get(&view).and_then(|rows| *rows.applied.lock()))
+        let views = self.views.read();
+        let Some(rows) = views.get(&view) else { return Ok(None) };
+        match *rows.applied.lock() {
+            Applied::Through(version) => Ok(Some(version)),
+            Applied::Nothing | Applied::Building(_) => Ok(None),
+        }
     }
 
-    async fn advance(&self, view: ObjectId, from: Option<DatasetVersion>, to: DatasetVersion) -> Result<bool> {
+    async fn begin_build(&self, view: ObjectId) -> Result<BuildId> {
         let stored = self.view(view);
         let mut applied = stored.applied.lock();
-        let moves = *applied == from;
+        if let Applied::Building(id) = &*applied {
+            return Ok(id.clone());
+        }
+        let id = BuildId(uuid::Uuid::new_v4().to_string());
+        *applied = Applied::Building(id.clone());
+        Ok(id)
+    }
+
+    async fn advance(&self, view: ObjectId, from: &Progress, to: DatasetVersion, _epoch: Epoch) -> Result<bool> {
+        let stored = self.view(view);
+        let mut applied = stored.applied.lock();
+        let moves = match (&*applied, from) {
+            (Applied::Through(current), _) if *current >= to => return Ok(true),
+            (Applied::Through(current), Progress::Through(from)) => current >= from,
+            (Applied::Building(current), Progress::Building(from)) => current == from,
+            (Applied::Nothing | Applied::Building(_) | Applied::Through(_), _) => false,
+        };
         if moves {
-            *applied = Some(to);
+            *applied = Applied::Through(to);
         }
         Ok(moves)
     }
@@ -92,5 +141,26 @@ impl OnlineStore for MemoryStore {
     async fn clear(&self, view: ObjectId) -> Result<()> {
         self.views.write().remove(&view);
         Ok(())
+    }
+
+    /// A page is a shard.
+    async fn page(&self, view: ObjectId, cursor: u64) -> Result<Page> {
+        let place = usize::try_from(cursor).ok().filter(|place| *place < SHARDS);
+        let place = place.ok_or_else(|| Error::internal(format!("no page {cursor}")))?;
+        let rows = self.views.read().get(&view).cloned().unwrap_or_default();
+        let rows = rows.shards[place].read().iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
+        Ok(Page { rows, next: (place + 1 < SHARDS).then_some(cursor + 1) })
+    }
+
+    async fn status(&self) -> StoreStatus {
+        let (mut keys, mut bytes) = (0_u64, 0_u64);
+        for rows in self.views.read().values() {
+            for shard in &rows.shards {
+                let shard = shard.read();
+                keys += shard.len() as u64;
+                bytes += shard.iter().map(|(entity, row)| (entity.as_bytes().len() + row.as_bytes().len()) as u64).sum::<u64>();
+            }
+        }
+        StoreStatus { kind: "memory", connected: true, keys: Some(keys), memory_bytes: Some(bytes), ..StoreStatus::default() }
     }
 }

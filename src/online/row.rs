@@ -13,8 +13,31 @@
 //!     ..     those bytes
 //! ```
 //!
-//! Numbers are little endian. A feature is found by arithmetic, without touching the others. Bytes 4 to 28 order the rows of an
-//! entity; the script on the Redis side reads them at these places.
+//! Numbers are little endian, instants microseconds since 1970-01-01 UTC. A feature is found by arithmetic, without touching the
+//! others. Bytes 4 to 28 order the rows of an entity, compared number by number: the greatest is the newest. The script on the
+//! Redis side reads them at these places.
+//!
+//! A row with another format version is none that this text describes. One with fewer features than the view has now is older
+//! than the features it lacks: they have no value. A reader must drop a retraction, which says that the entity has no value since
+//! its event time; a row whose event time is more than the view's TTL ago; and one whose event time has not come.
+//!
+//! | type | bytes |
+//! |---|---|
+//! | `boolean` | 1: 0 or 1 |
+//! | `smallint`, `integer`, `bigint` | 2, 4, 8 |
+//! | `real`, `double precision` | 4, 8: IEEE 754 |
+//! | `numeric(p, s)` | 16: the number times 10 to the power of s, as an integer |
+//! | `date` | 4: days since 1970-01-01 |
+//! | `time` | 8: microseconds since midnight |
+//! | `timestamp`, `timestamptz` | 8: microseconds |
+//! | `interval` | 16: i32 months, i32 days, i64 nanoseconds |
+//! | `uuid` | 16, in the order they are written |
+//! | `real[n]` of a fixed length | 4 for each |
+//! | `text`, `json`, `bytea` | as many as there are; text is UTF-8 |
+//! | other arrays | u32: how many elements; one bit an element, set where it has a value; then elements of a fixed width side by side, zeros where there is no value, or for each element the u32 where its bytes end, counted from the end of these numbers, and those bytes |
+//!
+//! A bit of number n is the bit of value 2^(n mod 8) of byte n / 8. The keys are in the row's key, as [`key`](super::key) says, and
+//! not repeated here. `tests/it/layout.rs` reads a row by this text alone.
 
 mod read;
 mod write;

@@ -1,15 +1,19 @@
 //! The online store with what the gateway knows of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{EntityKey, OnlineStore, PackedRow, READ_TIMEOUT, RowKey};
+use super::{EntityKey, Epoch, OnlineStore, PackedRow, Progress, RowKey, not_whole};
 use crate::error::{Error, Result, SqlState};
-use crate::registry::ObjectId;
+use crate::registry::{FeatureView, ObjectId, Ttl};
 use crate::time::{DatasetVersion, EventTime};
+
+/// How long a lookup waits for rows that have become due to be applied.
+const DUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The online store, the views whose rows are ready in it, and the rows that wait for their time.
 ///
@@ -29,22 +33,56 @@ pub struct OnlineViews {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Readiness {
-    ready: bool,
+    /// The epoch of the store through which the rows are all there.
+    through: Option<Epoch>,
     /// How often rows went missing so far.
     losses: u64,
 }
 
+/// Whether a view can be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewState {
+    /// Its rows are all there.
+    Ready,
+    /// They may not be: its lookups read the offline store.
+    Rebuilding,
+    /// The store cannot be asked: lookups fail at once, or read the offline store where the session prefers that.
+    Away,
+}
+
+/// How many rows of a view are in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Entities that have a row there, not counting retractions.
+    pub keys: u64,
+    /// Of those, the entities whose row is past its TTL.
+    pub expired: u64,
+}
+
 /// A view's readiness at one moment, so that what was found out since can be told from what was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadinessMark(u64);
+pub struct ReadinessMark {
+    losses: u64,
+    epoch: Epoch,
+}
+
+impl ReadinessMark {
+    /// The store's epoch at that moment.
+    pub fn epoch(self) -> Epoch {
+        self.epoch
+    }
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
     rows: BTreeMap<(EventTime, u64), (ObjectId, EntityKey, PackedRow)>,
     /// Numbers rows of one event time.
     next: u64,
-    /// For each view, the version up to which its rows of the future are here.
-    known: HashMap<ObjectId, DatasetVersion>,
+    /// For each view, the version up to which its rows of the future are here, or have been applied in this epoch.
+    known: HashMap<ObjectId, (DatasetVersion, Epoch)>,
+    /// The views that had rows of the future. Those that have been applied since are in no commit that a store could be found to
+    /// lack: where the epoch is over, they are looked for again.
+    had_some: HashSet<ObjectId>,
 }
 
 impl OnlineViews {
@@ -64,35 +102,51 @@ impl OnlineViews {
         &self.store
     }
 
-    /// Whether the view's rows are all there, so that a lookup may be answered from them.
+    /// Whether the view's rows are all there.
     pub fn is_ready(&self, view: ObjectId) -> bool {
-        self.ready.read().get(&view).is_some_and(|readiness| readiness.ready)
+        self.state(view) == ViewState::Ready
     }
 
-    /// The present moment, for [`OnlineViews::set_ready`].
-    pub fn readiness_mark(&self, view: ObjectId) -> ReadinessMark {
-        ReadinessMark(self.ready.read().get(&view).map_or(0, |readiness| readiness.losses))
+    /// Whether the view can be looked up here. No IO.
+    pub fn state(&self, view: ObjectId) -> ViewState {
+        match (self.store.epoch(), self.ready_through(view)) {
+            (None, _) => ViewState::Away,
+            (Some(epoch), Some(through)) if epoch == through => ViewState::Ready,
+            (Some(_), _) => ViewState::Rebuilding,
+        }
+    }
+
+    fn ready_through(&self, view: ObjectId) -> Option<Epoch> {
+        self.ready.read().get(&view)?.through
+    }
+
+    /// The present moment, for [`OnlineViews::set_ready`]; fails where the store is away.
+    pub async fn readiness_mark(&self, view: ObjectId) -> Result<ReadinessMark> {
+        let epoch = self.store.connected().await?;
+        Ok(ReadinessMark { losses: self.ready.read().get(&view).map_or(0, |readiness| readiness.losses), epoch })
     }
 
     /// Says that the view's rows were all there at `mark`; they still are unless some went missing since.
     pub fn set_ready(&self, view: ObjectId, mark: ReadinessMark) {
         let mut ready = self.ready.write();
         let readiness = ready.entry(view).or_default();
-        readiness.ready |= readiness.losses == mark.0;
+        if readiness.losses == mark.losses {
+            readiness.through = Some(mark.epoch);
+        }
     }
 
     /// Says that rows of the view may be missing: its lookups read the offline store until it is ready again.
     pub fn set_unready(&self, view: ObjectId) {
         let mut ready = self.ready.write();
         let readiness = ready.entry(view).or_default();
-        readiness.ready = false;
+        readiness.through = None;
         readiness.losses += 1;
     }
 
     /// Says that rows of any view may be wrong, as they are when the clock was set back.
     pub fn set_all_unready(&self) {
         for readiness in self.ready.write().values_mut() {
-            readiness.ready = false;
+            readiness.through = None;
             readiness.losses += 1;
         }
     }
@@ -101,14 +155,43 @@ impl OnlineViews {
     ///
     /// A row may have an event time a moment after `now`: it became due, or was written, after `now` was taken. It stands in the
     /// place of the row that answered at `now`, so a reader that judges expiry takes the later of the two instants.
+    ///
+    /// Fails with `58030` while the store is away, and with `55000` where the rows of a view turn out not to be all there: the
+    /// offline store answers then, whatever the session prefers.
     pub async fn get(&self, keys: &[RowKey], now: EventTime) -> Result<Vec<Option<PackedRow>>> {
+        let Some(epoch) = self.common_epoch(keys) else {
+            self.store.connected().await?;
+            return Err(not_whole());
+        };
         if self.next_due.load(Ordering::Acquire) <= now.micros() {
             // The limit counts the wait for a turn too: where the store hangs, lookups must not wait for it one after another.
-            let applied = tokio::time::timeout(READ_TIMEOUT, self.apply_due(now)).await;
+            let applied = tokio::time::timeout(DUE_TIMEOUT, self.apply_due(now)).await;
             applied
                 .map_err(|_late| Error::new(SqlState::IoError, "could not apply rows that became due to the online store"))??;
         }
-        self.store.get(keys).await
+        let rows = self.store.get(keys, epoch).await;
+        if rows.as_ref().is_err_and(|error| error.code() == SqlState::ObjectNotInPrerequisiteState) {
+            for key in keys {
+                self.set_unready(key.view);
+            }
+        }
+        rows
+    }
+
+    /// The epoch through which the rows of all views of `keys` are there.
+    fn common_epoch(&self, keys: &[RowKey]) -> Option<Epoch> {
+        let Some(first) = keys.first() else { return self.store.epoch() };
+        let ready = self.ready.read();
+        let through = |view| ready.get(&view).and_then(|readiness: &Readiness| readiness.through);
+        let epoch = through(first.view)?;
+        let mut last = first.view;
+        for key in keys {
+            if key.view != last && through(key.view) != Some(epoch) {
+                return None;
+            }
+            last = key.view;
+        }
+        Some(epoch)
     }
 
     /// Applies the rows of commit `version`: those of the future are kept until their time comes, the others upserted, and the
@@ -134,15 +217,18 @@ impl OnlineViews {
         now: EventTime,
         version: DatasetVersion,
     ) -> Result<()> {
-        let before = version.0.checked_sub(1).filter(|before| *before > 0).map(DatasetVersion);
+        // The commit that made the view has no rows; what stands before the first that has some is built, not moved on from.
+        let before = DatasetVersion(version.0.saturating_sub(1));
+        let epoch = self.store.connected().await?;
         self.upsert(view, rows, now).await?;
         {
             let mut waiting = self.waiting.lock();
-            if waiting.known.get(&view).copied() == before {
-                waiting.known.insert(view, version);
+            if waiting.known.get(&view) == Some(&(before, epoch)) {
+                waiting.known.insert(view, (version, epoch));
             }
         }
-        if !self.store.advance(view, before, version).await? && self.store.applied(view).await?.is_none() {
+        let moved = self.store.advance(view, &Progress::Through(before), version, epoch).await?;
+        if !moved && self.store.applied(view).await?.is_none() {
             self.set_unready(view);
         }
         Ok(())
@@ -165,6 +251,7 @@ impl OnlineViews {
             return;
         }
         let mut waiting = self.waiting.lock();
+        waiting.had_some.insert(view);
         for (entity, row) in rows {
             let event_time = row.version().event_time;
             let number = waiting.next;
@@ -200,16 +287,37 @@ impl OnlineViews {
         Ok(())
     }
 
-    /// The version up to which the view's rows of the future are known here.
-    pub fn waiting_through(&self, view: ObjectId) -> Option<DatasetVersion> {
-        self.waiting.lock().known.get(&view).copied()
+    /// The version up to which the view's rows of the future are known here, and were not lost since they became due.
+    pub fn waiting_through(&self, view: ObjectId, epoch: Epoch) -> Option<DatasetVersion> {
+        let waiting = self.waiting.lock();
+        let (version, known_in) = *waiting.known.get(&view)?;
+        (known_in == epoch || !waiting.had_some.contains(&view)).then_some(version)
     }
 
-    /// Says that the view's rows of the future are known here up to `version`.
-    pub fn set_waiting_through(&self, view: ObjectId, version: DatasetVersion) {
+    /// Says that the view's rows of the future are known here up to `version`. `some`: there are such rows, or were.
+    pub fn set_waiting_through(&self, view: ObjectId, version: DatasetVersion, epoch: Epoch, some: bool) {
         let mut waiting = self.waiting.lock();
-        let known = waiting.known.entry(view).or_insert(version);
-        *known = version.max(*known);
+        if some {
+            waiting.had_some.insert(view);
+        }
+        let known = waiting.known.entry(view).or_insert((version, epoch));
+        *known = (version.max(known.0), epoch);
+    }
+
+    /// Counts the view's rows in the store, by looking at each: takes as long as the store is large. One that is written
+    /// meanwhile may be counted or not.
+    pub async fn census(&self, view: &FeatureView, now: EventTime) -> Result<Census> {
+        let (mut census, mut cursor) = (Census::default(), Some(0));
+        while let Some(from) = cursor {
+            let page = self.store.page(view.id, from).await?;
+            for (_, row) in page.rows.iter().filter(|(_, row)| !row.is_retraction()) {
+                let event_time = row.version().event_time;
+                census.keys += 1;
+                census.expired += u64::from(!Ttl::is_live(view.ttl, event_time, now.max(event_time)));
+            }
+            cursor = page.next;
+        }
+        Ok(census)
     }
 
     /// Forgets all there is of the view, here and in the store.
@@ -218,6 +326,7 @@ impl OnlineViews {
         {
             let mut waiting = self.waiting.lock();
             waiting.known.remove(&view);
+            waiting.had_some.remove(&view);
             waiting.rows.retain(|_, (of, _, _)| *of != view);
         }
         self.store.clear(view).await

@@ -74,6 +74,8 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
         Statement::DropTag { tag, view, if_exists }
     } else if cursor.eat_words(&["optimize", "feature", "view"]) {
         Statement::Optimize(cursor.relation_name()?)
+    } else if cursor.eat_words(&["refresh", "online"]) {
+        Statement::RefreshOnline(cursor.relation_name()?)
     } else if cursor.eat_words(&["show", "feature", "views"]) {
         Statement::ShowFeatureViews
     } else if cursor.eat_words(&["show", "entities"]) {
@@ -98,6 +100,7 @@ fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
         (&["refresh"], "REFRESH"),
     ];
     match unbuilt.iter().find(|(words, _)| cursor.at_words(words)) {
+        Some(_) if cursor.at_words(&["refresh", "online"]) => Ok(()),
         Some((_, name)) => Err(Error::unsupported(*name).at(cursor.position())),
         None => Ok(()),
     }

@@ -278,6 +278,8 @@ pub enum Statement {
     },
     /// `OPTIMIZE FEATURE VIEW`
     Optimize(RelationName),
+    /// `REFRESH ONLINE view`
+    RefreshOnline(RelationName),
     /// `CREATE TAG name ON FEATURE VIEW view [VERSION n]`
     CreateTag {
         /// The tag.

@@ -22,12 +22,14 @@ use parking_lot::Mutex;
 use super::StatementContext;
 use super::as_of_join::as_of_join;
 use super::errors::from_datafusion;
+use super::first_row::first_rows;
 use super::instant::instant;
 use super::lateral::lateral_join;
 use super::match_condition::{MatchClause, match_clauses, match_join, match_number};
 use super::moment::{At, ClauseTimes, Moment, interval};
 use super::nodes::{AsOfJoinNode, MatchNode, SnapshotNode};
 use super::provider::RelationProvider;
+use super::scalar::scalar_subqueries;
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{Query, TimeClause};
 use crate::registry::FeatureView;
@@ -163,9 +165,13 @@ impl TimeClauses {
         }
     }
 
-    /// The `AS OF` join, or the `ASOF JOIN`, that a join is; `None` for any other.
+    /// The `AS OF` join, or the `ASOF JOIN`, that a join is, and PostgreSQL's own spellings of them; `None` for all else.
     fn joined(&self, node: &LogicalPlan, state: &SessionState) -> Result<Option<LogicalPlan>> {
-        let LogicalPlan::Join(join) = node else { return Ok(None) };
+        let LogicalPlan::Join(join) = node else {
+            let classical = scalar_subqueries(node, state, &self.context)?;
+            let first = first_rows(classical.as_ref().unwrap_or(node), state, &self.context)?;
+            return Ok(first.or(classical));
+        };
         if let LogicalPlan::Extension(extension) = join.right.as_ref()
             && let Some(right) = extension.node.as_any().downcast_ref::<MatchNode>()
         {

@@ -14,6 +14,7 @@ use datafusion::physical_plan::{
 use super::errors::from_datafusion;
 use crate::error::{Error, Result};
 use crate::executor::DatasetReader;
+use crate::offline::history_schema;
 use crate::registry::{FeatureView, Ttl};
 
 /// Stands for a view's history below an as-of join until the join is planned; it cannot run.
@@ -27,14 +28,14 @@ pub(super) struct AsOfSourceExec {
 }
 
 impl AsOfSourceExec {
-    /// The columns of `view` at these places, of rows within `window`.
+    /// The columns of `view`'s stored history at these places, of rows within `window`.
     pub(super) fn new(
         view: Arc<FeatureView>,
         reader: DatasetReader,
         projection: Vec<usize>,
         window: Option<Ttl>,
     ) -> Result<Self> {
-        let schema = view.schema().project(&projection).map_err(|error| from_datafusion(error.into()))?;
+        let schema = history_schema(&view).project(&projection).map_err(|error| from_datafusion(error.into()))?;
         let schema: SchemaRef = Arc::new(schema);
         let properties = Arc::new(PlanProperties::new(
             datafusion::physical_expr::EquivalenceProperties::new(schema),

@@ -215,6 +215,9 @@ fn from_value(message: &str) -> Error {
         let name = sql_name(array.rsplit(' ').next().unwrap_or(array));
         return Error::new(SqlState::NumericValueOutOfRange, format!("{name} out of range"));
     }
+    if lower == "timestamp out of range" {
+        return Error::new(SqlState::DatetimeFieldOverflow, lower);
+    }
     let out_of_range = ["overflow", "out of range", "can't cast value", "too large", "too small", "fractional"];
     if out_of_range.iter().any(|word| lower.contains(word)) {
         return Error::new(SqlState::NumericValueOutOfRange, sentence(message));

@@ -3,7 +3,8 @@
 //! A [`StatementContext`] says what one statement sees: one registry, one `now()`, one version of each dataset, the rows its
 //! own block keeps back. [`Planner::plan`] makes a logical plan of a query, [`Planner::run`] executes it.
 //!
-//! On the way a query's time clauses are taken or refused (`as_of`), its parameters get their types (`parameters`), its text
+//! On the way a query's time clauses are taken or refused (`as_of`), as-of joins in PostgreSQL's own spellings are recognised
+//! (`choice`; `lateral`, `scalar` and `first_row` find them), its parameters get their types (`parameters`), its text
 //! literals are read as PostgreSQL reads them (`literals`), its integers do not wrap around (`arithmetic`); what is left is DataFusion's. Where a feature view is read,
 //! `keys` tells which entities the filters name and `route` decides which store answers.
 
@@ -23,10 +24,13 @@ mod as_of;
 mod as_of_join;
 mod as_of_source;
 mod casts;
+mod choice;
 mod compile;
+mod correlated;
 mod engine;
 mod errors;
 mod external;
+mod first_row;
 mod instant;
 mod keys;
 mod lateral;
@@ -40,6 +44,7 @@ mod parameters;
 mod physical;
 mod provider;
 mod route;
+mod scalar;
 mod types;
 mod using;
 

@@ -208,7 +208,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn expressions(&self) -> Vec<Expr> {
+    /// All its expressions.
+    pub(super) fn expressions(&self) -> Vec<Expr> {
         let right = self.right.iter().flat_map(AskedOf::expressions);
         let optional = [&self.known_at, &self.within, &self.condition].into_iter().flatten();
         self.keys.iter().chain([&self.instant]).chain(right).chain(optional).cloned().collect()

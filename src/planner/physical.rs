@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
@@ -148,13 +149,62 @@ fn plan_join(
     let fields = whole.fields().iter().skip(left.schema().fields().len()).cloned().collect();
     let reach = Reach { direction: asked.direction, bound: asked.bound, window: Ttl::shorter(window, within) };
     let joined = AsOfSide { source, keys, instant, known_at, reach, columns, fields, condition, kind: asked.kind };
-    Ok(match below(spine, &joined) {
-        Some((spine, mut sides)) => {
-            sides.push(joined);
-            Arc::new(AsOfJoinExec::new(spine, sides))
-        }
-        None => Arc::new(AsOfJoinExec::new(Arc::clone(spine), vec![joined])),
-    })
+    united(spine, joined)
+}
+
+/// The join of `spine` with one more side. Where `spine` is such a join itself, under a choice of its columns or not, and the new
+/// side asks with nothing but that join's left side, one operator does both.
+fn united(spine: &Arc<dyn ExecutionPlan>, side: AsOfSide) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let (join, places) = match spine.downcast_ref::<ProjectionExec>() {
+        Some(projection) => (projection.input(), column_places(projection)),
+        None => (spine, Some((0..spine.schema().fields().len()).collect())),
+    };
+    let (Some(join), Some(places)) = (join.downcast_ref::<AsOfJoinExec>(), places) else {
+        return Ok(Arc::new(AsOfJoinExec::new(Arc::clone(spine), vec![side])));
+    };
+    let below = join.spine().schema().fields().len();
+    let over_spine = |expr: &Arc<dyn PhysicalExpr>| collect_columns(expr).iter().all(|column| places[column.index()] < below);
+    if !side.keys.iter().chain([&side.instant]).chain(&side.known_at).all(over_spine) {
+        return Ok(Arc::new(AsOfJoinExec::new(Arc::clone(spine), vec![side])));
+    }
+    let (shown, width) = (places.len(), join.schema().fields().len());
+    let place = |column: usize| if column < shown { places[column] } else { width + column - shown };
+    let moved = |expr: Arc<dyn PhysicalExpr>| {
+        let moved = expr.transform_up(|expr| match expr.downcast_ref::<Column>() {
+            Some(column) => {
+                let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(column.name(), place(column.index())));
+                Ok(Transformed::yes(column))
+            }
+            None => Ok(Transformed::no(expr)),
+        });
+        moved.map(|moved| moved.data)
+    };
+    let fields = side.fields.len();
+    let mut sides = join.sides().to_vec();
+    sides.push(AsOfSide {
+        keys: side.keys.into_iter().map(moved).collect::<DfResult<_>>()?,
+        instant: moved(side.instant)?,
+        known_at: side.known_at.map(moved).transpose()?,
+        condition: side.condition.map(moved).transpose()?,
+        ..side
+    });
+    let united: Arc<dyn ExecutionPlan> = Arc::new(AsOfJoinExec::new(Arc::clone(join.spine()), sides));
+    if shown == width && places.iter().enumerate().all(|(place, below)| place == *below) {
+        return Ok(united);
+    }
+    let names = spine.schema();
+    let exprs = (0..shown + fields).map(|column| {
+        let below = united.schema();
+        let alias = names.fields().get(column).map_or_else(|| below.field(place(column)).name(), |field| field.name()).clone();
+        let expr: Arc<dyn PhysicalExpr> = Arc::new(Column::new(below.field(place(column)).name(), place(column)));
+        ProjectionExpr { expr, alias }
+    });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), Arc::clone(&united))?))
+}
+
+/// The places of a projection's columns below it; `None` where it computes.
+fn column_places(projection: &ProjectionExec) -> Option<Vec<usize>> {
+    projection.expr().iter().map(|expr| Some(expr.expr.downcast_ref::<Column>()?.index())).collect()
 }
 
 /// `plan` with these columns behind its own.
@@ -182,19 +232,6 @@ fn source(plan: &Arc<dyn ExecutionPlan>) -> Option<(&AsOfSourceExec, Vec<usize>)
     }
     let projection = plan.downcast_ref::<ProjectionExec>()?;
     let (found, below) = source(projection.input())?;
-    let place = |expr: &Arc<dyn PhysicalExpr>| {
-        let column = expr.downcast_ref::<Column>()?;
-        below.get(column.index()).copied()
-    };
-    let places = projection.expr().iter().map(|expr| place(&expr.expr)).collect::<Option<Vec<_>>>()?;
-    Some((found, places))
-}
-
-/// The as-of join that `plan` is, where the next one asks with nothing but its left side's columns: one operator does both.
-fn below(plan: &Arc<dyn ExecutionPlan>, next: &AsOfSide) -> Option<(Arc<dyn ExecutionPlan>, Vec<AsOfSide>)> {
-    let join = plan.downcast_ref::<AsOfJoinExec>()?;
-    let width = join.spine().schema().fields().len();
-    let over_spine = |expr: &Arc<dyn PhysicalExpr>| collect_columns(expr).iter().all(|column| column.index() < width);
-    let all = next.keys.iter().chain([&next.instant]).chain(&next.known_at).all(over_spine);
-    all.then(|| (Arc::clone(join.spine()), join.sides().to_vec()))
+    let places = column_places(projection)?.into_iter().map(|column| below.get(column).copied());
+    Some((found, places.collect::<Option<_>>()?))
 }

@@ -21,6 +21,7 @@ use super::route::{Facts, KeysBound, Route, Tense, route};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{DatasetReader, DatasetScanExec, KeySet, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
+use crate::online::ViewState;
 use crate::registry::{FeatureView, Table};
 use crate::time::{DatasetVersion, EventTime};
 use crate::types::SqlType;
@@ -107,10 +108,17 @@ impl RelationProvider {
         }
     }
 
-    /// The view whose whole history this is; `None` for other relations.
-    pub(super) fn as_history(&self) -> Option<&Arc<FeatureView>> {
+    /// The view whose whole history this is, and that history as only an as-of join may read it, with the same columns;
+    /// `None` for other relations.
+    pub(super) fn as_history(&self) -> Option<(Arc<FeatureView>, Self)> {
         match &self.relation {
-            Relation::History(view) => Some(view),
+            Relation::History(view) => {
+                // A history has no TTL.
+                let moment = Moment { at: At::OfMatch(None), window: None, known_at: None, version: None };
+                let relation = Relation::View(Arc::clone(view), moment);
+                let schema = Arc::clone(&self.schema);
+                Some((Arc::clone(view), Self { context: Arc::clone(&self.context), relation, asked: false, schema }))
+            }
             Relation::View(..) | Relation::Stored(_) => None,
         }
     }
@@ -287,7 +295,8 @@ fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: Ke
         tense,
         keys,
         kept_online: view.online,
-        ready: context.stores.online.is_ready(view.id),
+        // One that is away is asked all the same: the lookup fails at once, or falls back, as the session prefers.
+        ready: context.stores.online.state(view.id) != ViewState::Rebuilding,
         rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
         versions_pinned: context.pinned,
     })

@@ -9,7 +9,7 @@ use super::encode::{EPOCH_DAYS, EPOCH_MICROS};
 use super::frontend::{Cursor, utf8};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
-use crate::types::text::{ColumnBuilder, TextParser, Zone, parse_decimal};
+use crate::types::text::{AFTER_ALL, BEFORE_ALL, ColumnBuilder, TextParser, Zone, parse_decimal};
 
 /// The value of a parameter, counted from 1.
 pub(super) fn parameter(
@@ -126,11 +126,10 @@ fn read_into(column: &mut ColumnBuilder, sql_type: &SqlType, bytes: &[u8]) -> Re
             values.append_value(micros);
         }
         ColumnBuilder::Timestamp { values, .. } => {
-            let micros = i64::from_be_bytes(exactly(bytes)?);
-            if matches!(micros, i64::MIN | i64::MAX) {
-                return Err(Unread::Value(infinite("timestamp")));
-            }
-            values.append_value(micros.checked_add(EPOCH_MICROS).ok_or_else(|| Unread::Value(out_of_range("timestamp")))?);
+            values.append_value(match i64::from_be_bytes(exactly(bytes)?) {
+                infinite @ (BEFORE_ALL | AFTER_ALL) => infinite,
+                micros => micros.checked_add(EPOCH_MICROS).ok_or_else(|| Unread::Value(out_of_range("timestamp")))?,
+            });
         }
         ColumnBuilder::Interval(values) => values.append_value(interval(&exactly(bytes)?)?),
         ColumnBuilder::List(_) | ColumnBuilder::Vector(_) => {

@@ -39,6 +39,16 @@ pub struct RegistryStore {
 }
 
 impl RegistryStore {
+    /// As [`RegistryStore::open`], of a store that is there: an error (`58030`) where there is none.
+    pub async fn open_existing(root: &str) -> Result<Self> {
+        let folder = root.strip_prefix("file://").unwrap_or(root);
+        if !FilePath::new(folder).is_dir() || newest_version(&open_root(root)?).await?.is_none() {
+            return Err(Error::new(SqlState::IoError, format!("there is no store at {root}"))
+                .hint("Name the folder that the gateway serves with --data."));
+        }
+        Self::open(root).await
+    }
+
     /// Opens the registry under `root` (a local folder or a `file://` URL); a new store gets its first document.
     ///
     /// Fails with `0A000` for a root of another scheme, `58030` if the root cannot be read or written, `XX001` for a document

@@ -8,7 +8,7 @@ use crate::ingest::Ingest;
 use crate::offline::Dataset;
 use crate::parser::{CommentTarget, RelationName, Statement};
 use crate::planner::infer_external_schema;
-use crate::registry::{Change, ObjectKind, Registry, TableSource, Target};
+use crate::registry::{Change, FeatureView, ObjectKind, Registry, TableSource, Target};
 use crate::time::DatasetVersion;
 
 impl Session {
@@ -144,17 +144,32 @@ impl Session {
 
     /// Rewrites the history of a view as one clustered order. Changes no answer, so a read-only session may do it.
     pub(super) async fn optimize(&self, name: &RelationName) -> Result<Answer> {
+        let view = self.view_to_maintain(name, "OPTIMIZE FEATURE VIEW")?;
+        self.services.ingest.optimize(&view).await?;
+        Ok(Answer::Done("OPTIMIZE FEATURE VIEW".to_owned()))
+    }
+
+    /// Builds the online rows of a view anew. Changes no answer, so a read-only session may do it.
+    pub(super) async fn refresh_online(&self, name: &RelationName) -> Result<Answer> {
+        let view = self.view_to_maintain(name, "REFRESH ONLINE")?;
+        if !view.online {
+            let message = format!("feature view \"{}\" is not kept in the online store", view.name);
+            return Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message).hint("It has online = false."));
+        }
+        self.services.ingest.rebuild_online(&view).await?;
+        Ok(Answer::Done("REFRESH ONLINE".to_owned()))
+    }
+
+    /// The feature view of that name, for a command that no block can undo.
+    fn view_to_maintain(&self, name: &RelationName, command: &str) -> Result<Arc<FeatureView>> {
         if self.transaction() != TransactionStatus::Idle {
-            let message = "OPTIMIZE FEATURE VIEW cannot run inside a transaction block";
+            let message = format!("{command} cannot run inside a transaction block");
             return Err(Error::new(SqlState::ActiveSqlTransaction, message));
         }
         in_public(name)?;
         let registry = self.services.registry.current();
-        let Some(view) = registry.views.get(&name.name) else {
-            return Err(Error::new(SqlState::UndefinedTable, format!("feature view \"{}\" does not exist", name.name)));
-        };
-        self.services.ingest.optimize(view).await?;
-        Ok(Answer::Done("OPTIMIZE FEATURE VIEW".to_owned()))
+        let found = registry.views.get(&name.name).cloned();
+        found.ok_or_else(|| Error::new(SqlState::UndefinedTable, format!("feature view \"{}\" does not exist", name.name)))
     }
 
     /// Makes an object: there at once, and dropped again if the block is rolled back.

@@ -339,6 +339,7 @@ impl Session {
             Statement::ShowEntities => self.system_query(query::SHOW_ENTITIES).await,
             Statement::Describe(name) => self.describe(name),
             Statement::Optimize(name) => self.optimize(name).await,
+            Statement::RefreshOnline(name) => self.refresh_online(name).await,
             Statement::CreateTableAs { .. } => self.create_table_as(&prepared.statement).await,
             Statement::CreateEntity(_)
             | Statement::CreateFeatureView(_)

@@ -83,6 +83,7 @@ impl Session {
             | Statement::CreateView { .. }
             | Statement::Drop { .. }
             | Statement::Optimize(_)
+            | Statement::RefreshOnline(_)
             | Statement::CreateTag { .. }
             | Statement::DropTag { .. }
             | Statement::Comment { .. }

@@ -6,8 +6,8 @@ use super::Session;
 use super::block::Block;
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::lookup::{Ask, CompiledLookup, LookupView, Standpoint, is_unreachable, look_up};
-use crate::online::PackedRow;
+use crate::lookup::{Ask, CompiledLookup, LookupView, Standpoint, look_up};
+use crate::online::{PackedRow, ViewState};
 use crate::planner::{OnlineFallback, RouteSetting};
 use crate::time::EventTime;
 
@@ -52,7 +52,8 @@ impl Session {
             && self.abandoned.is_none()
             && self.block.as_ref().is_none_or(reads_only_stored)
             && lookup.standpoint.is(self.services.registry.version(), &self.steering.time_zone)
-            && lookup.views.iter().all(|view| self.services.stores.online.is_ready(view.view.id))
+            // One that is away is asked all the same, as the planner would.
+            && lookup.views.iter().all(|view| self.services.stores.online.state(view.view.id) != ViewState::Rebuilding)
     }
 
     /// Asks the online store for all of these at once; gives what [`look_up`] gives, and the instant that was now.
@@ -65,7 +66,7 @@ impl Session {
 
     /// Whether a lookup that failed so is to be planned after all, because the planner may read the offline store instead.
     pub fn retries_on_planned_road(&self, error: &Error) -> bool {
-        self.steering.fallback == OnlineFallback::Offline && is_unreachable(error)
+        self.steering.fallback.reads_offline(error)
     }
 
     /// Counts lookups that were answered on the short road, and the rows they found.

@@ -30,13 +30,21 @@ pub(crate) enum Online {
 #[derive(Clone)]
 pub(crate) struct Setup {
     online: Online,
+    /// Where the gateway looks for Redis, where that is not at the test's own.
+    url: Option<String>,
     clock: String,
 }
 
 impl Setup {
     /// A set clock and this online store.
     pub(crate) fn new(online: Online) -> Self {
-        Self { online, clock: CLOCK.into() }
+        Self { online, url: None, clock: CLOCK.into() }
+    }
+
+    /// Another address of Redis than that of the test's own.
+    pub(crate) fn redis_at(mut self, url: &str) -> Self {
+        self.url = Some(url.into());
+        self
     }
 
     /// Another place for the clock to stand.
@@ -67,13 +75,15 @@ impl Gateway {
         let log = data.path().join(format!("gateway-{}.log", unique()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("store"));
-        if let Some(redis) = &redis {
-            command.args(["--redis", &redis.url()]);
+        if let Some(url) = setup.url.clone().or(redis.as_ref().map(|redis| redis.url())) {
+            // However busy the machine is, a Redis that answers is not taken for one that hangs.
+            command.args(["--redis", &url, "--redis-read-ms", "3000"]);
         }
         let mut child = command
             .args(["--clock", &setup.clock])
-            // How many cases the tests try is no setting of a gateway.
+            // How many cases and which scripts the tests try is no setting of a gateway.
             .env_remove("TIDEGATE_CASES")
+            .env_remove("TIDEGATE_SLT")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -87,6 +97,11 @@ impl Gateway {
     /// A second gateway over the same store and Redis, with the same settings.
     pub(crate) fn second(&self) -> Gateway {
         Gateway::start(Arc::clone(&self.data), self.redis.clone(), self.setup.clone())
+    }
+
+    /// Another gateway over the same store, which looks for Redis at `url`.
+    pub(crate) fn second_at(&self, url: &str) -> Gateway {
+        Gateway::start(Arc::clone(&self.data), self.redis.clone(), self.setup.clone().redis_at(url))
     }
 
     /// Where it listens.
@@ -135,7 +150,7 @@ impl Gateway {
     /// Starts it again on the same store, its clock standing where `clock` says.
     pub(crate) fn restart_at(&mut self, clock: &str) {
         self.kill();
-        let setup = Setup::new(self.setup.online).clock(clock);
+        let setup = self.setup.clone().clock(clock);
         *self = Gateway::start(Arc::clone(&self.data), self.redis.clone(), setup);
     }
 
@@ -205,21 +220,42 @@ fn tail(log: &Path) -> String {
 pub(crate) struct Redis {
     child: parking_lot::Mutex<Child>,
     port: u16,
+    /// Of its own: a replica writes there what it is sent, and a Redis reads at its start what it finds there.
+    folder: TempDir,
 }
 
 impl Redis {
-    fn start() -> Self {
+    /// One that is there when this returns.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&|_port| Vec::new())
+    }
+
+    /// As [`Redis::start`], with further arguments for the port it is given.
+    fn start_with(arguments: &dyn Fn(u16) -> Vec<String>) -> Self {
         // Another process may take the free port between the look and the start: then look again.
+        let folder = temporary_folder();
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(child) = spawn_redis(port) {
-                return Self { child: parking_lot::Mutex::new(child), port };
+            let port = free_port();
+            if let Some(child) = spawn_redis(port, folder.path(), &arguments(port)) {
+                return Self { child: parking_lot::Mutex::new(child), port, folder };
             }
         }
         panic!("redis-server did not start on any of ten free ports");
     }
 
-    fn url(&self) -> String {
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs a command of `redis-cli`; what it says.
+    pub(crate) fn cli(&self, command: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(command).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -242,7 +278,8 @@ impl Redis {
 
     /// Brings it back, empty.
     pub(crate) fn start_again(&self) {
-        *self.child.lock() = spawn_redis(self.port).expect("the port was ours a moment ago");
+        let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
+        *self.child.lock() = spawn_redis(self.port, self.folder.path(), &[]).expect("the port was ours a moment ago");
     }
 }
 
@@ -254,12 +291,58 @@ impl Drop for Redis {
     }
 }
 
-fn spawn_redis(port: u16) -> Option<Child> {
+/// A sentinel that watches over `primary` as the service `tide`, with a vote of its own.
+pub(crate) struct Sentinel {
+    redis: Redis,
+    _folder: TempDir,
+}
+
+impl Sentinel {
+    pub(crate) fn of(primary: &Redis) -> Self {
+        let folder = temporary_folder();
+        let redis = Redis::start_with(&|port| {
+            let file = folder.path().join(format!("sentinel-{port}.conf"));
+            let watched = format!("127.0.0.1 {} 1", primary.port);
+            let text = format!(
+                "sentinel monitor tide {watched}\nsentinel down-after-milliseconds tide 500\nsentinel failover-timeout tide 3000\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]
+        });
+        Self { redis, _folder: folder }
+    }
+
+    /// The address of the service.
+    pub(crate) fn url(&self) -> String {
+        // The first sentinel named is not there.
+        format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/tide", self.redis.port)
+    }
+
+    /// Runs a command of `redis-cli`; what it says.
+    pub(crate) fn cli(&self, command: &[&str]) -> String {
+        self.redis.cli(command)
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// `arguments` begin with the configuration file, if there is one.
+fn spawn_redis(port: u16, folder: &Path, arguments: &[String]) -> Option<Child> {
+    let (file, rest) = match arguments {
+        [file, rest @ ..] => (Some(file), rest),
+        [] => (None, arguments),
+    };
+    let keeps_nothing = ["--save", "", "--appendonly", "no", "--enable-debug-command", "local"];
     let mut child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(file)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(if file.is_some() { &[][..] } else { &keeps_nothing[..] })
+        .args(rest)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .current_dir(std::env::temp_dir())
+        .current_dir(folder)
         .spawn()
         .expect("redis-server is installed (`make test` installs it; or: apt-get install redis-server)");
     let deadline = Instant::now() + START_DEADLINE;

@@ -1,6 +1,6 @@
 //! The rules of time, held against a brute-force oracle: random histories with ties, corrections, late and future rows, NULLs
-//! and composite keys whose parts run together; every instant tried is asked by the online route, the offline route and, as
-//! of it, by snapshot and by join.
+//! and composite keys whose parts run together. Every instant tried is asked by the online route and the offline route;
+//! [`forms`] asks of the past in every form there is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,6 +8,8 @@ use std::fmt::Write;
 use tokio_postgres::Client;
 
 use crate::harness::{self, Gateway, Online, Setup};
+
+mod forms;
 
 const SECOND: i64 = 1_000_000;
 const TTL: i64 = 10 * SECOND;
@@ -38,6 +40,7 @@ impl Chance {
 struct Row {
     key: usize,
     event_time: i64,
+    created_time: i64,
     amount: Option<i64>,
     label: Option<String>,
 }
@@ -75,6 +78,11 @@ impl History {
 
 /// Microseconds since the start as an instant in SQL.
 fn instant(micros: i64) -> String {
+    match micros {
+        i64::MAX => return "infinity".into(),
+        i64::MIN => return "-infinity".into(),
+        _ => {}
+    }
     let base = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap();
     (base + chrono::TimeDelta::microseconds(micros)).format("%Y-%m-%d %H:%M:%S%.6fZ").to_string()
 }
@@ -110,6 +118,7 @@ impl Trial {
     /// Writes a batch of random rows around `now`: most of the recent past, some late, some of the future, many tied.
     async fn write(&mut self, client: &Client, chance: &mut Chance, now: i64) {
         let mut sql = format!("INSERT INTO {} (a, b, event_time, amount, label) VALUES ", self.view);
+        let mut rows = Vec::new();
         for number in 0..=chance.below(4) {
             let distance = chance.below(6) * SECOND + if chance.one_in(3) { chance.below(3) - 1 } else { 0 };
             let event_time = match chance.below(6) {
@@ -126,9 +135,12 @@ impl Trial {
             let amount_text = amount.map_or("NULL".into(), |amount| amount.to_string());
             write!(sql, "{comma}('{a}', '{b}', '{}', {amount_text}, {})", instant(event_time), literal(label.as_deref()))
                 .unwrap();
-            self.history.rows.push(Row { key, event_time, amount, label });
+            rows.push(Row { key, event_time, created_time: 0, amount, label });
         }
         harness::run(client, &sql).await;
+        let created_time = harness::value(client, &format!("SELECT max(created_time) FROM history.{}", self.view)).await;
+        let created_time = micros(&created_time);
+        self.history.rows.extend(rows.into_iter().map(|row| Row { created_time, ..row }));
     }
 
     async fn ask(&self, client: &Client, clause: &str, filter: &str) -> Answer {

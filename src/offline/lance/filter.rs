@@ -1,109 +1,105 @@
-//! Predicates as the filter text that Lance parses.
+//! Predicates as Lance's filter expressions, and as what zones are judged by.
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{
-    DataType, Date32Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type,
-    UInt32Type,
-};
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
+use lance::deps::datafusion::common::{Column, ScalarValue};
+use lance::deps::datafusion::error::DataFusionError;
+use lance::deps::datafusion::prelude::{Expr, lit};
+
+use super::handles::Handle;
 use super::stored::stored_name;
-use crate::error::{Error, Result};
-use crate::offline::Predicate;
+use super::zones::{Wanted, has_zones};
+use super::{could_not, no_such_column};
+use crate::error::Result;
+use crate::offline::{Dataset, Predicate};
+use crate::time::EventTime;
 
-/// A filter for Lance.
-#[derive(Debug, PartialEq)]
-pub(super) enum Filter {
-    /// Every row matches.
-    All,
-    /// No row can match.
-    Nothing,
-    /// The rows for which this text is true.
-    Text(String),
+/// What one of a scan's predicates asks for.
+#[derive(Debug)]
+pub(super) struct Condition {
+    /// True for the rows that match.
+    pub(super) filter: Expr,
+    /// What zones are judged by, with the number of Lance's field; `None` where they cannot be.
+    pub(super) zoned: Option<(i32, Wanted)>,
 }
 
-/// The rows that meet every one of `predicates`.
-pub(super) fn filter(predicates: &[Predicate]) -> Result<Filter> {
+/// The conditions on rows of this version, none where every row matches; `None` where no row can match.
+pub(super) fn conditions(dataset: Dataset, handle: &Handle, predicates: &[Predicate]) -> Result<Option<Vec<Condition>>> {
+    let schema = Schema::from(handle.schema());
     let mut conditions = Vec::new();
     for predicate in predicates {
-        match predicate {
-            Predicate::In { column, values } => {
-                let literals = literals(values)?;
-                if literals.is_empty() {
-                    return Ok(Filter::Nothing);
-                }
-                conditions.push(format!("{} IN ({})", quoted(column), literals.join(",")));
-            }
-            Predicate::EventTime { column, min, max } => {
-                if let Some(min) = min {
-                    conditions.push(format!("{} >= {}", quoted(column), instant(min.micros(), true)));
-                }
-                if let Some(max) = max {
-                    conditions.push(format!("{} <= {}", quoted(column), instant(max.micros(), true)));
-                }
-            }
-        }
-    }
-    Ok(if conditions.is_empty() { Filter::All } else { Filter::Text(conditions.join(" AND ")) })
-}
-
-fn quoted(column: &str) -> String {
-    format!("`{}`", stored_name(column))
-}
-
-fn instant(micros: i64, zoned: bool) -> String {
-    let zone = if zoned { "Some(\"UTC\")" } else { "None" };
-    format!("arrow_cast({micros}, 'Timestamp(Microsecond, {zone})')")
-}
-
-/// The values that are not NULL, as literals of the filter language.
-fn literals(values: &dyn Array) -> Result<Vec<String>> {
-    macro_rules! numbers {
-        ($type:ty) => {
-            values.as_primitive::<$type>().iter().flatten().map(|value| value.to_string()).collect()
+        let (Predicate::In { column, .. } | Predicate::EventTime { column, .. }) = predicate;
+        let stored = stored_name(column);
+        let field = schema.field_with_name(&stored).map_err(|_missing| no_such_column(dataset, column))?;
+        let asked = match predicate {
+            Predicate::In { values, .. } => one_of(&stored, field.data_type(), values),
+            Predicate::EventTime { min, max, .. } => between(&stored, field.data_type(), *min, *max),
         };
-    }
-    Ok(match values.data_type() {
-        DataType::Boolean => values.as_boolean().iter().flatten().map(|value| value.to_string()).collect(),
-        DataType::Int8 => numbers!(Int8Type),
-        DataType::Int16 => numbers!(Int16Type),
-        DataType::Int32 => numbers!(Int32Type),
-        DataType::Int64 => values.as_primitive::<Int64Type>().iter().flatten().map(bigint).collect(),
-        DataType::UInt8 => numbers!(UInt8Type),
-        DataType::UInt16 => numbers!(UInt16Type),
-        DataType::UInt32 => numbers!(UInt32Type),
-        DataType::Utf8 => values.as_string::<i32>().iter().flatten().map(text).collect(),
-        DataType::LargeUtf8 => values.as_string::<i64>().iter().flatten().map(text).collect(),
-        DataType::Utf8View => values.as_string_view().iter().flatten().map(text).collect(),
-        DataType::Binary => values.as_binary::<i32>().iter().flatten().map(hexadecimal).collect(),
-        DataType::LargeBinary => values.as_binary::<i64>().iter().flatten().map(hexadecimal).collect(),
-        DataType::BinaryView => values.as_binary_view().iter().flatten().map(hexadecimal).collect(),
-        DataType::Date32 => {
-            let days = values.as_primitive::<Date32Type>().iter().flatten();
-            days.map(|day| format!("arrow_cast(arrow_cast({day}, 'Int32'), 'Date32')")).collect()
+        match asked.map_err(|source| could_not("read", dataset, source))? {
+            Asked::Nothing => return Ok(None),
+            Asked::All => {}
+            Asked::Some(filter, wanted) => {
+                let field = handle.schema().field(&stored).map(|field| field.id);
+                conditions.push(Condition { filter, zoned: field.zip(wanted) });
+            }
         }
-        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
-            let instants = values.as_primitive::<TimestampMicrosecondType>().iter().flatten();
-            instants.map(|micros| instant(micros, zone.is_some())).collect()
-        }
-        other => return Err(Error::internal(format!("a scan cannot compare values of type {other}"))),
-    })
-}
-
-/// Lance reads the digits before it reads the sign, and those of the least number are one too many.
-fn bigint(value: i64) -> String {
-    if value == i64::MIN { "(-9223372036854775807 - 1)".into() } else { value.to_string() }
-}
-
-fn text(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
-}
-
-fn hexadecimal(value: &[u8]) -> String {
-    let mut literal = String::with_capacity(value.len() * 2 + 3);
-    literal.push_str("X'");
-    for byte in value {
-        literal.push_str(&format!("{byte:02x}"));
     }
-    literal.push('\'');
-    literal
+    Ok(Some(conditions))
+}
+
+/// What one predicate asks for.
+enum Asked {
+    All,
+    Nothing,
+    Some(Expr, Option<Wanted>),
+}
+
+fn tested(column: &str) -> Expr {
+    Expr::Column(Column::from_name(column))
+}
+
+fn one_of(column: &str, data_type: &DataType, values: &ArrayRef) -> std::result::Result<Asked, DataFusionError> {
+    let values = if values.data_type() == data_type { Arc::clone(values) } else { cast(values, data_type)? };
+    let literals = (0..values.len()).filter(|row| values.is_valid(*row));
+    let literals = literals.map(|row| ScalarValue::try_from_array(&values, row).map(lit));
+    let literals = literals.collect::<std::result::Result<Vec<Expr>, _>>()?;
+    if literals.is_empty() {
+        return Ok(Asked::Nothing);
+    }
+    Ok(Asked::Some(tested(column).in_list(literals, false), Wanted::one_of(&values)?))
+}
+
+fn between(
+    column: &str,
+    data_type: &DataType,
+    min: Option<EventTime>,
+    max: Option<EventTime>,
+) -> std::result::Result<Asked, DataFusionError> {
+    // Bounds that every number meets are left out: Lance would count the numbers between them, which is one more than it has
+    // numbers for.
+    let min = min.filter(|min| min.micros() != i64::MIN);
+    let max = max.filter(|max| max.micros() != i64::MAX);
+    let bound = |instant: EventTime| instant_of(instant, data_type);
+    let filter = match (min, max) {
+        (None, None) => return Ok(Asked::All),
+        (Some(min), None) => tested(column).gt_eq(bound(min)?),
+        (None, Some(max)) => tested(column).lt_eq(bound(max)?),
+        (Some(min), Some(max)) => tested(column).gt_eq(bound(min)?).and(tested(column).lt_eq(bound(max)?)),
+    };
+    let micros = |instant: Option<EventTime>, unbounded| instant.map_or(unbounded, EventTime::micros);
+    let wanted = has_zones(data_type).then(|| Wanted::Between(micros(min, i64::MIN), micros(max, i64::MAX)));
+    Ok(Asked::Some(filter, wanted))
+}
+
+fn instant_of(instant: EventTime, data_type: &DataType) -> std::result::Result<Expr, ArrowError> {
+    match data_type {
+        DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, zone) => {
+            Ok(lit(ScalarValue::TimestampMicrosecond(Some(instant.micros()), zone.clone())))
+        }
+        other => Err(ArrowError::CastError(format!("a column of type {other} has no instants"))),
+    }
 }

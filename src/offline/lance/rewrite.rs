@@ -22,7 +22,7 @@ use lance::table::format::Fragment;
 use super::handles::Handle;
 use super::{Durability, IO_BUFFER_BYTES, LanceStore, could_not, durable, path, stored};
 use crate::error::{Error, Result, SqlState};
-use crate::offline::{Dataset, Extent};
+use crate::offline::{Dataset, Extent, RETRACTED};
 use crate::time::DatasetVersion;
 
 /// The most memory that the sort of one rewrite takes; what does not fit is spilled to temporary files.
@@ -118,6 +118,8 @@ impl LanceStore {
         };
         same_count(dataset, &group, &new_fragments)?;
         self.sync_files(dataset, &new_fragments).await?;
+        let files: HashSet<String> =
+            new_fragments.iter().flat_map(|fragment| &fragment.files).map(|it| it.path.clone()).collect();
         let groups = vec![RewriteGroup { old_fragments: group, new_fragments }];
         let operation = Operation::Rewrite { groups, rewritten_indices: Vec::new(), frag_reuse_index: None };
         let mut transaction = Transaction::new(handle.version_id(), operation, None);
@@ -128,8 +130,19 @@ impl LanceStore {
         let committed = Arc::new(commit.execute(transaction).boxed().await.map_err(failed)?);
         self.sync_commit(dataset, &committed).await?;
         tracing::info!(dataset = path(dataset), version = committed.version_id(), fragments = count, "fragments rewritten");
+        self.make_zones(dataset, &committed, order, &files).await;
         // The next look at the dataset finds this version, and the commit time that holds in it.
         Ok(count)
+    }
+
+    /// Makes the zones of the fragments in these files, so that the first scan of them finds some.
+    async fn make_zones(&self, dataset: Dataset, handle: &Handle, order: &[String], files: &HashSet<String>) {
+        let is_new = |fragment: &&Fragment| fragment.files.iter().any(|file| files.contains(&file.path));
+        let fragments: Vec<Fragment> = handle.fragments().iter().filter(is_new).cloned().collect();
+        let columns = order.iter().map(String::as_str).chain([RETRACTED]);
+        let fields = columns.filter_map(|name| Some(handle.schema().field(&stored::stored_name(name))?.id));
+        let fields: Vec<i32> = fields.collect();
+        self.zones.maps(self.folder(dataset), handle, &fragments, &fields).await;
     }
 
     /// Makes data files durable before a version can name them.

@@ -19,6 +19,10 @@ const INTERVAL_BYTES: i32 = 16;
 const STORED_AS_KEY: &str = "tidegate_stored_as";
 const STORED_INTERVAL: &str = "interval";
 
+/// Floating-point numbers are stored plain: their bits neither pack nor repeat enough to pay for finding out at every write and
+/// for unpacking at every read (measured: half of the time of a write, a tenth of that of a read).
+const PLAIN: [(&str, &str); 2] = [("lance-encoding:compression", "none"), ("lance-encoding:dict-divisor", "4294967295")];
+
 /// The name under which Lance keeps the column `name`: `%`, `.`, `` ` `` and the first letter of the names that Lance keeps for
 /// itself become `%` and two hexadecimal digits.
 pub(super) fn stored_name(name: &str) -> Cow<'_, str> {
@@ -81,6 +85,11 @@ fn stored_field(field: &Field) -> Field {
             field.clone().with_data_type(DataType::FixedSizeBinary(INTERVAL_BYTES)).with_metadata(metadata)
         }
         DataType::List(item) => field.clone().with_data_type(DataType::List(Arc::new(stored_field(item)))),
+        DataType::Float32 | DataType::Float64 => {
+            let mut metadata = field.metadata().clone();
+            metadata.extend(PLAIN.map(|(key, value)| (key.to_owned(), value.to_owned())));
+            field.clone().with_metadata(metadata)
+        }
         _ => field.clone(),
     }
 }
@@ -100,6 +109,11 @@ fn inner_column_field(field: &Field) -> Field {
             field.clone().with_data_type(DataType::Interval(IntervalUnit::MonthDayNano)).with_metadata(metadata)
         }
         DataType::List(item) => field.clone().with_data_type(DataType::List(Arc::new(inner_column_field(item)))),
+        DataType::Float32 | DataType::Float64 => {
+            let mut metadata = field.metadata().clone();
+            metadata.retain(|key, _| PLAIN.iter().all(|(plain, _)| plain != key));
+            field.clone().with_metadata(metadata)
+        }
         _ => field.clone(),
     }
 }

@@ -6,7 +6,7 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int64Type, Schema, UInt64Type};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::*;
 use crate::offline::{CREATED_TIME, Extent, Predicate};

@@ -79,11 +79,24 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
             if let Some(WindowType::WindowSpec(window)) = &mut function.over {
                 restore_frame(window);
             }
-            return rewrite_call(expr_function(function), expr);
+            let counted = function.over.as_ref().and_then(|_| counted_type(&builtin_name(&function.name)?));
+            rewrite_call(expr_function(function), expr)?;
+            if let Some(data_type) = counted {
+                *expr = cast(std::mem::replace(expr, placeholder()), data_type);
+            }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// The type in which a window function counts rows: DataFusion counts without a sign.
+fn counted_type(function: &str) -> Option<DataType> {
+    match function {
+        "row_number" | "rank" | "dense_rank" => Some(DataType::BigInt(None)),
+        "ntile" => Some(DataType::Integer(None)),
+        _ => None,
+    }
 }
 
 /// The bounds of a window's frame as they were written: there DataFusion takes an interval only as a literal.

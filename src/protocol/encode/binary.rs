@@ -6,7 +6,7 @@ use super::{Cells, Values};
 use crate::error::{Error, Result, SqlState};
 use crate::protocol::backend::with_length;
 use crate::types::SqlType;
-use crate::types::text::{parse_uuid, write_decimal};
+use crate::types::text::{AFTER_ALL, BEFORE_ALL, parse_uuid, write_decimal};
 
 /// PostgreSQL counts days and microseconds from 2000-01-01.
 pub(crate) const EPOCH_DAYS: i32 = 10_957;
@@ -37,7 +37,10 @@ impl Cells {
             Values::Date(values) => out.put_i32(values.value(row).checked_sub(EPOCH_DAYS).ok_or_else(instant_out_of_range)?),
             Values::Time(values) => out.put_i64(values.value(row)),
             Values::Timestamp(values) => {
-                out.put_i64(values.value(row).checked_sub(EPOCH_MICROS).ok_or_else(instant_out_of_range)?);
+                out.put_i64(match values.value(row) {
+                    infinite @ (BEFORE_ALL | AFTER_ALL) => infinite,
+                    micros => micros.checked_sub(EPOCH_MICROS).ok_or_else(instant_out_of_range)?,
+                });
             }
             Values::Interval(values) => {
                 let value = values.value(row);

@@ -14,14 +14,27 @@ const DAY_MAX: i64 = 2_147_483_493 - 2_440_588;
 /// No type knows a later year, or one further before Christ.
 const YEAR_MAX: i64 = 6_000_000;
 
-/// Reads an instant; without a zone of its own it is read in `time_zone` (an IANA name or an offset). Microseconds since
+/// The instant after all others, `infinity`, in microseconds; the one before them all is [`BEFORE_ALL`]. PostgreSQL sends the same
+/// numbers. What computes with them gives an error, for they are no microseconds of any calendar.
+pub const AFTER_ALL: i64 = i64::MAX;
+
+/// `-infinity`
+pub const BEFORE_ALL: i64 = i64::MIN;
+
+/// Reads a finite instant; without a zone of its own it is read in `time_zone` (an IANA name or an offset). Microseconds since
 /// 1970-01-01 UTC; `22007` if it is none, `22008` if it is out of range.
 pub fn parse_instant(text: &str, time_zone: &str) -> Result<i64> {
-    parse_timestamptz(text, Zone::parse(time_zone)?)
+    match infinity(text) {
+        Some(_) => Err(infinite(text)),
+        None => parse_timestamptz(text, Zone::parse(time_zone)?),
+    }
 }
 
 pub(super) fn parse_timestamptz(text: &str, zone: Zone) -> Result<i64> {
     const TYPE: &str = "timestamp with time zone";
+    if let Some(instant) = infinity(text) {
+        return Ok(instant);
+    }
     let fields = Fields::read(text, TYPE)?;
     let local = fields.local_micros(text, TYPE)?;
     let zone = fields.zone.unwrap_or(zone);
@@ -31,6 +44,9 @@ pub(super) fn parse_timestamptz(text: &str, zone: Zone) -> Result<i64> {
 /// Reads a `timestamp`. A zone in the text is read over, as in PostgreSQL.
 pub(super) fn parse_timestamp(text: &str) -> Result<i64> {
     const TYPE: &str = "timestamp";
+    if let Some(instant) = infinity(text) {
+        return Ok(instant);
+    }
     Fields::read(text, TYPE)?.local_micros(text, TYPE)
 }
 
@@ -299,7 +315,25 @@ fn is_infinity(word: &str) -> bool {
     word.eq_ignore_ascii_case("infinity") || word.eq_ignore_ascii_case("inf")
 }
 
-/// Infinite instants have no number among microseconds that arithmetic would leave alone.
+/// The infinite instant that a text names.
+fn infinity(text: &str) -> Option<i64> {
+    let text = text.trim_ascii();
+    match text.strip_prefix('-') {
+        Some(word) => is_infinity(word).then_some(BEFORE_ALL),
+        None => is_infinity(text.strip_prefix('+').unwrap_or(text)).then_some(AFTER_ALL),
+    }
+}
+
+fn put_infinity(out: &mut impl TextSink, micros: i64) -> bool {
+    match micros {
+        AFTER_ALL => out.put("infinity"),
+        BEFORE_ALL => out.put("-infinity"),
+        _ => return false,
+    }
+    true
+}
+
+/// Where no infinite value is known: there is no such day, and nothing can be done at such an instant.
 fn infinite(text: &str) -> Error {
     Error::unsupported(format!("the instant \"{}\"", text.trim_ascii())).hint("Write a finite one, such as 9999-12-31.")
 }
@@ -434,6 +468,9 @@ pub fn write_time(out: &mut impl TextSink, micros: i64) {
 
 /// Writes a `timestamp` given in microseconds since 1970-01-01: `2013-02-09 12:00:00`.
 pub fn write_timestamp(out: &mut impl TextSink, micros: i64) {
+    if put_infinity(out, micros) {
+        return;
+    }
     let era = put_date(out, micros.div_euclid(MICROS_PER_DAY));
     out.put(" ");
     put_clock(out, micros.rem_euclid(MICROS_PER_DAY));
@@ -442,6 +479,9 @@ pub fn write_timestamp(out: &mut impl TextSink, micros: i64) {
 
 /// Writes a `timestamptz` given in microseconds since 1970-01-01 UTC, as clocks of `zone` show it: `2013-02-09 12:00:00+00`.
 pub fn write_timestamptz(out: &mut impl TextSink, micros: i64, zone: Zone) {
+    if put_infinity(out, micros) {
+        return;
+    }
     let offset = i64::from(zone.offset_seconds(micros));
     let local = micros.saturating_add(offset * MICROS_PER_SECOND);
     let era = put_date(out, local.div_euclid(MICROS_PER_DAY));

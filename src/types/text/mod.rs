@@ -17,7 +17,7 @@ use arrow::array::ArrayRef;
 pub use array::write_element;
 pub use bytes::{parse_bytea, parse_uuid, write_bytea};
 pub use column::ColumnBuilder;
-pub use datetime::{parse_instant, write_date, write_time, write_timestamp, write_timestamptz};
+pub use datetime::{AFTER_ALL, BEFORE_ALL, parse_instant, write_date, write_time, write_timestamp, write_timestamptz};
 pub use interval::{parse_interval, write_interval};
 pub use number::{parse_decimal, write_decimal, write_float4, write_float8, write_integer};
 pub use zone::Zone;
