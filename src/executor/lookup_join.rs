@@ -36,7 +36,7 @@ pub enum LookupJoinKind {
 }
 
 /// Joins each left row with the row that its entity has in the right input, where an [`OnlineLookupExec`] that names no keys yet
-/// reads a view. Left rows are taken [`BATCH_ROWS`] at a time: their entities, each once, are one round trip.
+/// reads a view. Left rows are taken a batch at a time: their entities, each once, are one round trip.
 #[derive(Debug)]
 pub struct LookupJoinExec {
     left: Arc<dyn ExecutionPlan>,
