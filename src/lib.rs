@@ -21,6 +21,7 @@
 //! | [`planner`] | the choice of store, keys, time clauses; from a parsed query to running operators |
 //! | [`executor`] | the operators, named as `EXPLAIN` prints them |
 //! | [`parser`] | SQL text to statements, parsed once |
+//! | [`lookup`] | the short road: lookups compiled once, then keys in, one round trip, packed rows out |
 //! | [`online`] | the newest row of each entity, by key: Redis or memory |
 //! | [`offline`] | every row ever written, as versions of Lance datasets |
 //! | [`registry`] | what is defined, as numbered versions |
@@ -40,6 +41,13 @@
 //! 5. [`executor`] asks [`online`] for all keys in one round trip and drops rows that
 //!    [`Ttl::is_live`](registry::Ttl::is_live) does not let live.
 //! 6. [`protocol`] encodes each batch while the next is awaited.
+//!
+//! That is the planned road. A statement that is nothing but a lookup takes it once: [`planner`] compiles its analysis of it into a
+//! [`lookup::CompiledLookup`], which connections share under the statement's text until the definitions change. From then on `Bind`
+//! makes keys of bytes, the lookups of a pipeline go to [`online`] in one round trip, and packed rows are encoded as they are:
+//! no DataFusion, no Arrow. Both roads say the same, byte for byte, which `tests/it/roads.rs` holds; `EXPLAIN` prints
+//! `road=short`, and `SET tidegate.short_road = off` closes it. Whether it may be taken is judged at every execution,
+//! by [`session`], as the route would be.
 //!
 //! `… FROM airport_weather AS OF '2013-02-09 12:00Z' …` differs in one step: the route is offline, and `SnapshotExec` reads one
 //! version of the view's history. `LEFT JOIN airport_weather AS OF l.ts AS f ON …`, however it is spelt (PostgreSQL's own
@@ -82,6 +90,7 @@ pub mod error;
 pub mod executor;
 pub mod gateway;
 pub mod ingest;
+pub mod lookup;
 pub mod metrics;
 pub mod offline;
 pub mod online;

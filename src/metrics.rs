@@ -60,6 +60,10 @@ impl Durations {
 /// The gateway's counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
+    /// Lookups answered on the short road.
+    pub lookups_short: Counter,
+    /// Lookups that were planned, each view of a statement one.
+    pub lookups_planned: Counter,
     /// Entity keys asked of the online store.
     pub online_keys: Counter,
     /// Of those, keys for which a live row was served.

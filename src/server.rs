@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::protocol::{CancelRegistry, Host, Limits, Room, Stopping, serve_connection};
+use crate::protocol::{Host, Limits, Room, Stopping, serve_connection};
 use crate::session::Services;
 
 /// What the server as a whole may take.
@@ -46,7 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Not cancel safe: dropping it drops all connections where they are.
 pub async fn serve(listener: TcpListener, config: ServerConfig, services: Arc<Services>, shutdown: impl Future<Output = ()>) {
     let (stopping, watched) = watch::channel(Stopping::No);
-    let host = Host { services, limits: config.limits.clone(), cancels: Arc::new(CancelRegistry::default()), stopping: watched };
+    let host =
+        Host { services, limits: config.limits.clone(), statements: Arc::default(), cancels: Arc::default(), stopping: watched };
     let open = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);

@@ -17,11 +17,12 @@ use super::batches::{as_type, batch_of};
 use super::snapshot::{SnapshotSpec, snapshot_stream};
 use super::source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
 use super::{cooperative_stream, external, internal, kernel, one_stream};
-use crate::error::{Error, Result, SqlState};
+use crate::error::Result;
+use crate::lookup::{could_not_read, is_live};
 use crate::offline::{BatchStream, Dataset, history_schema};
 use crate::online::key::entity_keys;
 use crate::online::{EntityKey, PackedRow, RowKey, RowLayout};
-use crate::registry::{FeatureView, Ttl};
+use crate::registry::FeatureView;
 use crate::time::EventTime;
 
 /// Distinct entity keys, one array a key column, in the view's order and types.
@@ -53,7 +54,7 @@ pub struct LookupSpec {
 }
 
 /// Reads the named entities' newest rows in one round trip, each at most once. Rows past their TTL and retractions are
-/// dropped here, by [`Ttl::is_live`].
+/// dropped here, by [`is_live`].
 #[derive(Debug)]
 pub struct OnlineLookupExec {
     spec: Arc<LookupSpec>,
@@ -70,6 +71,22 @@ impl OnlineLookupExec {
         let layout = Arc::new(RowLayout::new(&spec.view));
         let properties = one_stream(&schema, EmissionType::Final);
         Ok(Self { spec: Arc::new(spec), layout, schema, properties, metrics: ExecutionPlanMetricsSet::new() })
+    }
+
+    /// The view.
+    pub(super) fn view(&self) -> &Arc<FeatureView> {
+        &self.spec.view
+    }
+
+    /// The same lookup of these entities.
+    pub(super) fn of(&self, keys: KeySet) -> Self {
+        Self {
+            spec: Arc::new(LookupSpec { keys, ..self.spec.as_ref().clone() }),
+            layout: Arc::clone(&self.layout),
+            schema: Arc::clone(&self.schema),
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 }
 
@@ -108,7 +125,7 @@ impl ExecutionPlan for OnlineLookupExec {
                     hits.add(batch.num_rows());
                     Ok(futures::stream::once(async { Ok(batch) }).boxed())
                 }
-                Err(error) if reads_offline(spec.fallback, &error) => {
+                Err(error) if spec.fallback.reads_offline(&error) => {
                     tracing::debug!(view = %spec.view.name, error = %error, "reading offline");
                     from_offline(&spec).await
                 }
@@ -140,33 +157,18 @@ async fn lookup(spec: &LookupSpec, layout: &RowLayout, schema: &SchemaRef) -> Re
         }
     }
     let found = spec.stores.online.get(&keys, spec.at).await.map_err(|error| could_not_read(view, error))?;
+    spec.stores.metrics.lookups_planned.add(1);
     spec.stores.metrics.online_keys.add(keys.len() as u64);
     let mut live = vec![false; spec.keys.len];
     let mut rows: Vec<Option<&PackedRow>> = Vec::with_capacity(found.len());
     for (place, row) in places.into_iter().zip(&found) {
-        let Some(row) = row else { continue };
-        // A row that was written, or fell due, a moment after the statement's present stands in the place of the one before.
-        let at = spec.at.max(row.version().event_time);
-        if Ttl::is_live(view.ttl, row.version().event_time, at) && !row.is_retraction() {
+        if let Some(row) = row.as_ref().filter(|row| is_live(view, row, spec.at)) {
             live[place] = true;
             rows.push(Some(row));
         }
     }
     spec.stores.metrics.online_hits.add(rows.len() as u64);
     assemble(spec, layout, schema, &BooleanArray::from(live), &rows)
-}
-
-/// The store's error, with the view it was asked about.
-fn could_not_read(view: &FeatureView, error: Error) -> Error {
-    if error.code() != SqlState::IoError {
-        return error;
-    }
-    let named = Error::new(SqlState::IoError, format!("could not read feature view \"{}\" from the online store", view.name));
-    let named = match error.detail_text() {
-        Some(detail) => named.detail(detail),
-        None => named,
-    };
-    named.hint("Retry, or SET tidegate.online_fallback = offline.").caused_by(error)
 }
 
 /// The wanted columns of the live rows: keys as they were asked for, event time and features as they were stored.
@@ -194,16 +196,6 @@ fn assemble(
         columns.push(as_type(&array, field.data_type())?);
     }
     batch_of(schema, columns, rows.len())
-}
-
-/// Whether the offline store answers in place of this error: always where the online rows are not all there, and where the
-/// session prefers that when the store could not be asked.
-fn reads_offline(fallback: OnlineFallback, error: &Error) -> bool {
-    match error.code() {
-        SqlState::ObjectNotInPrerequisiteState => true,
-        SqlState::IoError => fallback == OnlineFallback::Offline,
-        _ => false,
-    }
 }
 
 /// The same question to the offline store.

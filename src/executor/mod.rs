@@ -1,6 +1,7 @@
 //! The physical operators, named as `EXPLAIN` prints them.
 //!
-//! Each operator knows one way to read: [`OnlineLookupExec`] asks the online store by key, [`SnapshotExec`] finds the newest
+//! Each operator knows one way to read: [`OnlineLookupExec`] asks the online store by key,
+//! [`LookupJoinExec`] does so for the rows of its left side, [`SnapshotExec`] finds the newest
 //! row of each entity at an instant, [`AsOfJoinExec`] does so for every row of its left side at that row's own instant, and
 //! [`DatasetScanExec`] reads stored rows as they are. None of them decides which one runs: that is the planner's part.
 
@@ -15,6 +16,7 @@ mod candidates;
 mod key_dictionary;
 mod latest;
 mod lookup;
+mod lookup_join;
 mod order;
 mod runtime;
 mod scan;
@@ -28,6 +30,7 @@ pub use as_of_join::AsOfJoinExec;
 pub use as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction, Reach};
 pub use batches::conform;
 pub use lookup::{KeySet, LookupSpec, OnlineLookupExec};
+pub use lookup_join::{LookupJoinExec, LookupJoinKind};
 pub use runtime::QueryRuntime;
 pub use scan::DatasetScanExec;
 pub use snapshot::{SnapshotExec, SnapshotSpec};

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::batches::{conform, project_schema};
 use super::kernel;
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::metrics::Metrics;
 use crate::offline::{BatchStream, Dataset, Predicate, Scan, ScanWatch, SharedOfflineStore};
 use crate::online::OnlineViews;
@@ -30,6 +30,18 @@ pub enum OnlineFallback {
     Error,
     /// It reads the offline store: slower, same answer.
     Offline,
+}
+
+impl OnlineFallback {
+    /// Whether the offline store answers in place of this error: always where the online rows are not all there, and where the
+    /// session prefers that when the store could not be asked.
+    pub fn reads_offline(self, error: &Error) -> bool {
+        match error.code() {
+            SqlState::ObjectNotInPrerequisiteState => true,
+            SqlState::IoError => self == OnlineFallback::Offline,
+            _ => false,
+        }
+    }
 }
 
 /// The rows that an open block keeps back, by relation, in the schema they will be stored in.

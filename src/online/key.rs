@@ -34,8 +34,8 @@ impl EntityKey {
         &self.0
     }
 
-    /// The key that these bytes, read from a store, are.
-    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+    /// The key whose parts, in order, these bytes are.
+    pub fn from_bytes(bytes: Bytes) -> Self {
         Self(bytes)
     }
 
@@ -67,6 +67,45 @@ pub fn entity_keys(keys: &[KeyColumn], columns: &[ArrayRef]) -> Result<Vec<Optio
         append_part(&mut encoded, &key.data_type, &column)?;
     }
     Ok(encoded.into_iter().map(|bytes| bytes.map(|bytes| EntityKey(Bytes::from(bytes)))).collect())
+}
+
+/// Adds a part of an integer type to a key; gives whether the number fits the type, without which nothing is added.
+pub fn append_integer(key: &mut Vec<u8>, data_type: &SqlType, number: i64) -> bool {
+    match data_type {
+        SqlType::SmallInt => i16::try_from(number).map(|number| key.extend_from_slice(&number.to_le_bytes())).is_ok(),
+        SqlType::Integer => i32::try_from(number).map(|number| key.extend_from_slice(&number.to_le_bytes())).is_ok(),
+        SqlType::BigInt => {
+            key.extend_from_slice(&number.to_le_bytes());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Adds a part of type `text` or `bytea` to a key; gives whether it is short enough.
+pub fn append_sized(key: &mut Vec<u8>, part: &[u8]) -> bool {
+    let Ok(length) = u32::try_from(part.len()) else { return false };
+    key.extend_from_slice(&length.to_le_bytes());
+    key.extend_from_slice(part);
+    true
+}
+
+/// Takes a key apart: the value of its first part, of this type, as a packed row would hold it, and the bytes of the parts
+/// behind it. `None` where the bytes are not such a key.
+pub fn split_part<'a>(data_type: &SqlType, key: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let width = match data_type {
+        SqlType::Boolean => 1,
+        SqlType::SmallInt => 2,
+        SqlType::Integer | SqlType::Date => 4,
+        SqlType::BigInt | SqlType::Timestamp | SqlType::TimestampTz => 8,
+        SqlType::Uuid => 16,
+        SqlType::Text | SqlType::Bytea => {
+            let (length, rest) = key.split_first_chunk()?;
+            return rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?);
+        }
+        _ => return None,
+    };
+    key.split_at_checked(width)
 }
 
 /// The column in the Arrow type of `data_type`: engines hand on texts in several forms.
@@ -203,6 +242,28 @@ mod tests {
         let encoded = entity_keys(&keys, &[left, right]).unwrap();
         let distinct: std::collections::HashSet<_> = encoded.iter().collect();
         assert_eq!(distinct.len(), 4);
+    }
+
+    #[test]
+    fn keys_are_joined_of_parts_and_taken_apart() {
+        let keys = [key("a", SqlType::Integer), key("b", SqlType::Text), key("c", SqlType::Boolean)];
+        let columns: [ArrayRef; 3] = [
+            Arc::new(Int32Array::from(vec![-7])),
+            Arc::new(StringArray::from(vec!["é"])),
+            Arc::new(BooleanArray::from(vec![true])),
+        ];
+        let whole = entity_keys(&keys, &columns).unwrap()[0].clone().unwrap();
+        let mut joined = Vec::new();
+        assert!(append_integer(&mut joined, &SqlType::Integer, -7));
+        assert!(!append_integer(&mut joined, &SqlType::Integer, i64::from(i32::MAX) + 1));
+        assert!(append_sized(&mut joined, "é".as_bytes()));
+        joined.push(1);
+        assert_eq!(whole, EntityKey::from_bytes(Bytes::from(joined)));
+        let (first, rest) = split_part(&SqlType::Integer, whole.as_bytes()).unwrap();
+        let (second, rest) = split_part(&SqlType::Text, rest).unwrap();
+        let (third, rest) = split_part(&SqlType::Boolean, rest).unwrap();
+        assert_eq!((first, second, third, rest), (&(-7_i32).to_le_bytes()[..], "é".as_bytes(), &[1][..], &[][..]));
+        assert_eq!(split_part(&SqlType::Text, &[9, 0, 0, 0, b'x']), None);
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl PackedRow {
         }
     }
 
+    /// Its event time, as a packed feature of type `timestamptz` is.
+    pub fn event_time_bytes(&self) -> &[u8] {
+        &self.0[4..12]
+    }
+
     /// Whether it says that the entity has no value.
     pub fn is_retraction(&self) -> bool {
         self.0[1] & RETRACTION != 0
@@ -117,7 +122,8 @@ impl PackedRow {
     }
 }
 
-fn corrupt() -> Error {
+/// The error for a row, or a value in one, whose bytes are not what they should be: `XX001`.
+pub fn corrupt() -> Error {
     Error::new(SqlState::DataCorrupted, "a row in the online store does not decode")
         .hint("Rows are rebuilt from the offline store when the feature view's online rows are cleared.")
 }
@@ -253,8 +259,9 @@ impl RowLayout {
         Ok(columns)
     }
 
-    /// The bytes of one feature; `None` where it has no value, or the row is older than the feature.
-    fn value<'a>(&self, row: &'a PackedRow, place: usize) -> Result<Option<&'a [u8]>> {
+    /// The packed bytes of the feature at this place; `None` where it has no value, or the row is older than the feature.
+    /// `XX001` where the row is not of this layout.
+    pub fn value<'a>(&self, row: &'a PackedRow, place: usize) -> Result<Option<&'a [u8]>> {
         let count = row.features();
         let bytes = row.as_bytes();
         if count > self.slots.len() {
@@ -280,6 +287,28 @@ impl RowLayout {
         };
         value.map(Some).ok_or_else(corrupt)
     }
+}
+
+/// How many elements a packed array has; `None` where the bytes are no array.
+pub fn list_len(array: &[u8]) -> Option<usize> {
+    read::size(array)
+}
+
+/// The packed bytes of an element of a packed array, `Some(None)` for NULL; `None` where the bytes are no array with so many
+/// elements of this type.
+pub fn list_element<'a>(element: &SqlType, array: &'a [u8], place: usize) -> Option<Option<&'a [u8]>> {
+    let count = list_len(array).filter(|count| place < *count)?;
+    let (bitmap, rest) = array[4..].split_at_checked(count.div_ceil(8))?;
+    let is_present = bitmap[place / 8] & (1 << (place % 8)) != 0;
+    let value = match fixed_width(element) {
+        Some(width) => rest.get(place.checked_mul(width)?..)?.get(..width)?,
+        None => {
+            let (ends, values) = rest.split_at_checked(count.checked_mul(4)?)?;
+            let from = if place == 0 { 0 } else { read::size(&ends[4 * place - 4..])? };
+            values.get(from..read::size(&ends[4 * place..])?)?
+        }
+    };
+    Some(is_present.then_some(value))
 }
 
 fn feature_count(count: usize) -> Result<u16> {
@@ -314,3 +343,6 @@ fn fixed_width(data_type: &SqlType) -> Option<usize> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::one_feature;

@@ -97,6 +97,38 @@ fn is_number(sql_type: &SqlType) -> bool {
     matches!(sql_type, SmallInt | Integer | BigInt | Real | DoublePrecision | Numeric { .. })
 }
 
+/// The parameter that `expr` is, cast to this type and no further.
+pub(super) fn read_parameter(expr: &Expr) -> Option<(usize, SqlType)> {
+    let place = |expr: &Expr| match expr {
+        Expr::Placeholder(placeholder) => placeholder.id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1),
+        _ => None,
+    };
+    match expr {
+        Expr::Cast(Cast { expr, field }) => Some((place(expr)?, SqlType::of_field(field)?)),
+        // What a cast of a parameter becomes whose type is not known to DataFusion.
+        Expr::ScalarFunction(call) => {
+            let read = call.func.inner().downcast_ref::<TextCast>().filter(|cast| cast.direction == Direction::Read)?;
+            match call.args.as_slice() {
+                [argument] => Some((place(argument)?, read.sql_type.clone())),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// `to`, where a cast from `from` keeps every value and tells no two of them equal.
+pub(super) fn same_or_wider(from: &SqlType, to: &SqlType) -> Option<SqlType> {
+    use SqlType::{Array, BigInt, Integer, SmallInt, Text, Uuid};
+    let keeps = match (from, to) {
+        // A uuid is held as its one canonical text.
+        (SmallInt, Integer | BigInt) | (Integer, BigInt) | (Uuid, Text) => true,
+        (Array(from), Array(to)) => same_or_wider(from, to).is_some(),
+        (from, to) => from == to,
+    };
+    keeps.then(|| to.clone())
+}
+
 /// Makes casts between text and other types ours.
 #[derive(Debug)]
 pub(super) struct TextCasts;

@@ -1,4 +1,4 @@
-//! Which entities a query's filters name.
+//! Which entities a query's filters name: by values, or by parameters whose values are not known yet.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,24 @@ use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
+use super::casts::{read_parameter, same_or_wider};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::KeySet;
+use crate::lookup::{LOOKUP_KEYS_MAX, Slot};
 use crate::registry::KeyColumn;
+use crate::types::SqlType;
 
-/// The most entities one lookup may name.
-pub const LOOKUP_KEYS_MAX: usize = 10_000;
+/// What a key column equals.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Operand {
+    /// A value of the key's type.
+    Value(ScalarValue),
+    /// A parameter, or any element of one that is an array.
+    Parameter(Slot),
+}
 
-/// Values for some of the key columns, by their place.
-type Binding = BTreeMap<usize, ScalarValue>;
+/// What some of the key columns equal, by their place.
+type Binding = BTreeMap<usize, Operand>;
 
 /// What a list of filters, joined by AND, says of the entity keys.
 #[derive(Debug)]
@@ -29,14 +38,21 @@ pub(super) struct BoundKeys {
 impl BoundKeys {
     /// What `filters` say of the key columns `keys`. A filter that says anything else is left alone.
     pub(super) fn of(keys: &[KeyColumn], filters: &[&Expr]) -> Result<Self> {
+        Self::with_parameters(keys, filters, &[])
+    }
+
+    /// The same, where the filters may compare keys with parameters of these types.
+    pub(super) fn with_parameters(keys: &[KeyColumn], filters: &[&Expr], parameters: &[SqlType]) -> Result<Self> {
+        let terms = Terms { keys, parameters };
         let mut bindings = vec![Binding::new()];
         let mut used = Vec::with_capacity(filters.len());
         for filter in filters {
-            let found = alternatives(keys, filter)?;
+            let found = match terms.alternatives(filter)? {
+                Some(found) => both(&bindings, &found)?,
+                None => None,
+            };
             used.push(found.is_some());
-            if let Some(found) = found {
-                bindings = both(&bindings, &found)?;
-            }
+            bindings = found.unwrap_or(bindings);
         }
         Ok(Self { used, bindings, keys: keys.len() })
     }
@@ -53,6 +69,11 @@ impl BoundKeys {
         Ok(KeySet { columns, len: distinct.len() })
     }
 
+    /// The ways to make keys, each with an operand for every key; meaningful where [`BoundKeys::is_whole`].
+    pub(super) fn alternatives(&self) -> impl Iterator<Item = impl Iterator<Item = &Operand>> {
+        distinct(&self.bindings).into_iter().map(|binding| binding.values())
+    }
+
     /// For each key column that every alternative binds, the values it may have.
     pub(super) fn columns(&self, keys: &[KeyColumn]) -> Result<Vec<(usize, ArrayRef)>> {
         let bound = (0..keys.len()).filter(|place| self.bindings.iter().all(|binding| binding.contains_key(place)));
@@ -61,7 +82,11 @@ impl BoundKeys {
 }
 
 fn column(keys: &[KeyColumn], place: usize, bindings: &[&Binding]) -> Result<ArrayRef> {
-    let values: Vec<ScalarValue> = bindings.iter().filter_map(|binding| binding.get(&place).cloned()).collect();
+    let value = |binding: &&Binding| match binding.get(&place) {
+        Some(Operand::Value(value)) => Ok(value.clone()),
+        Some(Operand::Parameter(_)) | None => Err(Error::internal("a key without a value")),
+    };
+    let values = bindings.iter().map(value).collect::<Result<Vec<_>>>()?;
     if values.is_empty() {
         return Ok(arrow::array::new_empty_array(&keys[place].data_type.arrow()));
     }
@@ -78,96 +103,169 @@ fn distinct_at(bindings: &[Binding], place: usize) -> Vec<&Binding> {
     bindings.iter().filter(|binding| seen.insert(binding.get(&place))).collect()
 }
 
-/// The alternatives that `filter` leaves, or `None` where it is not about keys alone.
-fn alternatives(keys: &[KeyColumn], filter: &Expr) -> Result<Option<Vec<Binding>>> {
-    Ok(match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => equality(keys, left, right),
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            match (alternatives(keys, left)?, alternatives(keys, right)?) {
-                (Some(left), Some(right)) => Some(both(&left, &right)?),
-                _ => None,
-            }
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            match (alternatives(keys, left)?, alternatives(keys, right)?) {
-                (Some(mut left), Some(right)) => {
-                    left.extend(right);
-                    limited(left.len())?;
-                    Some(left)
-                }
-                _ => None,
-            }
-        }
-        Expr::InList(list) if !list.negated => {
-            limited(list.list.len())?;
-            let mut found = Vec::with_capacity(list.list.len());
-            for item in &list.list {
-                match equality(keys, &list.expr, item) {
-                    Some(item) => found.extend(item),
-                    None => return Ok(None),
+/// What filters are made of: key columns, and parameters of known types.
+struct Terms<'a> {
+    keys: &'a [KeyColumn],
+    parameters: &'a [SqlType],
+}
+
+impl Terms<'_> {
+    /// The alternatives that `filter` leaves, or `None` where it is not about keys alone.
+    fn alternatives(&self, filter: &Expr) -> Result<Option<Vec<Binding>>> {
+        Ok(match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => self.equality(left, right),
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+                match (self.alternatives(left)?, self.alternatives(right)?) {
+                    (Some(left), Some(right)) => both(&left, &right)?,
+                    _ => None,
                 }
             }
-            Some(found)
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+                match (self.alternatives(left)?, self.alternatives(right)?) {
+                    (Some(mut left), Some(right)) => {
+                        left.extend(right);
+                        limited(left.len())?;
+                        Some(left)
+                    }
+                    _ => None,
+                }
+            }
+            Expr::InList(list) if !list.negated => {
+                limited(list.list.len())?;
+                let mut found = Vec::with_capacity(list.list.len());
+                for item in &list.list {
+                    match self.equality(&list.expr, item) {
+                        Some(item) => found.extend(item),
+                        None => return Ok(None),
+                    }
+                }
+                Some(found)
+            }
+            // `key = ANY($1)`.
+            Expr::ScalarFunction(call) if call.func.name() == "array_has" => match call.args.as_slice() {
+                [elements, key] => self.parameter(key, elements),
+                _ => None,
+            },
+            Expr::Literal(ScalarValue::Boolean(Some(true)), _) => Some(vec![Binding::new()]),
+            Expr::Literal(ScalarValue::Boolean(_), _) => Some(Vec::new()),
+            // A boolean key standing alone, or negated.
+            Expr::Column(_) => self.boolean(filter, true),
+            Expr::Not(inner) => self.boolean(inner, false),
+            _ => None,
+        })
+    }
+
+    /// `key = value` or `key = $1`, in either order; nothing equals NULL.
+    fn equality(&self, left: &Expr, right: &Expr) -> Option<Vec<Binding>> {
+        let (place, value) = match (self.literal_key(left), right, self.literal_key(right), left) {
+            (Some(place), Expr::Literal(value, _), _, _) | (_, _, Some(place), Expr::Literal(value, _)) => (place, value),
+            _ => {
+                let is_one = |found: &Vec<Binding>| !found.iter().flat_map(Binding::values).any(is_array);
+                return self.parameter(left, right).or_else(|| self.parameter(right, left)).filter(is_one);
+            }
+        };
+        if value.is_null() {
+            return Some(Vec::new());
         }
-        Expr::Literal(ScalarValue::Boolean(Some(true)), _) => Some(vec![Binding::new()]),
-        Expr::Literal(ScalarValue::Boolean(_), _) => Some(Vec::new()),
-        // A boolean key standing alone, or negated.
-        Expr::Column(_) => boolean(keys, filter, true),
-        Expr::Not(inner) => boolean(keys, inner, false),
-        _ => None,
-    })
-}
-
-/// `key = literal`, in either order; nothing equals NULL.
-fn equality(keys: &[KeyColumn], left: &Expr, right: &Expr) -> Option<Vec<Binding>> {
-    let (place, value) = match (key_place(keys, left), right, key_place(keys, right), left) {
-        (Some(place), Expr::Literal(value, _), _, _) | (_, _, Some(place), Expr::Literal(value, _)) => (place, value),
-        _ => return None,
-    };
-    if value.is_null() {
-        return Some(Vec::new());
+        let data_type = self.keys[place].data_type.arrow();
+        let value = if value.data_type() == data_type {
+            value.clone()
+        } else if value.data_type().is_floating() {
+            return None;
+        } else {
+            // Only a cast that loses nothing may stand for the comparison that was written.
+            let cast = value.cast_to(&data_type).ok()?;
+            (cast.cast_to(&value.data_type()).ok().as_ref() == Some(value)).then_some(cast)?
+        };
+        Some(vec![Binding::from([(place, Operand::Value(value))])])
     }
-    let data_type = keys[place].data_type.arrow();
-    let value = if value.data_type() == data_type {
-        value.clone()
-    } else if value.data_type().is_floating() {
-        return None;
-    } else {
-        // Only a cast that loses nothing may stand for the comparison that was written.
-        let cast = value.cast_to(&data_type).ok()?;
-        (cast.cast_to(&value.data_type()).ok().as_ref() == Some(value)).then_some(cast)?
-    };
-    Some(vec![Binding::from([(place, value)])])
-}
 
-fn boolean(keys: &[KeyColumn], expr: &Expr, value: bool) -> Option<Vec<Binding>> {
-    let place = key_place(keys, expr)?;
-    let is_boolean = keys[place].data_type == crate::types::SqlType::Boolean;
-    is_boolean.then(|| vec![Binding::from([(place, ScalarValue::Boolean(Some(value)))])])
-}
+    /// A key and the parameter that it is compared with, where the comparison is one of values of the key's type, or of whole
+    /// numbers.
+    fn parameter(&self, key: &Expr, parameter: &Expr) -> Option<Vec<Binding>> {
+        let (place, _) = self.typed_key(key)?;
+        let (parameter, parameter_type) = self.typed_parameter(parameter)?;
+        let part_type = self.keys[place].data_type.clone();
+        let element = match &parameter_type {
+            SqlType::Array(element) => element.as_ref(),
+            other => other,
+        };
+        let is_comparable = *element == part_type || (is_integer(element) && is_integer(&part_type));
+        let slot = Slot { parameter, parameter_type, part_type };
+        is_comparable.then(|| vec![Binding::from([(place, Operand::Parameter(slot))])])
+    }
 
-fn key_place(keys: &[KeyColumn], expr: &Expr) -> Option<usize> {
-    match expr {
-        Expr::Column(column) => keys.iter().position(|key| key.name == column.name),
-        _ => None,
+    /// A key column, as it is or cast to a type in which its values differ as they do in its own.
+    fn typed_key(&self, expr: &Expr) -> Option<(usize, SqlType)> {
+        match expr {
+            Expr::Cast(cast) => {
+                let (place, from) = self.typed_key(&cast.expr)?;
+                Some((place, same_or_wider(&from, &SqlType::of_field(&cast.field)?)?))
+            }
+            expr => self.key_place(expr).map(|place| (place, self.keys[place].data_type.clone())),
+        }
+    }
+
+    /// A key column that is compared with a literal, as it is or cast to a type in which a literal says the same.
+    fn literal_key(&self, expr: &Expr) -> Option<usize> {
+        let (place, sql_type) = self.typed_key(expr)?;
+        (sql_type == self.keys[place].data_type || is_integer(&sql_type)).then_some(place)
+    }
+
+    /// A parameter, cast to the type it has and from there at most to a wider one; gives the type it has.
+    fn typed_parameter(&self, expr: &Expr) -> Option<(usize, SqlType)> {
+        if let Some((place, sql_type)) = read_parameter(expr) {
+            return (self.parameters.get(place) == Some(&sql_type)).then_some((place, sql_type));
+        }
+        let Expr::Cast(cast) = expr else { return None };
+        let (place, from) = self.typed_parameter(&cast.expr)?;
+        same_or_wider(&from, &SqlType::of_field(&cast.field)?)?;
+        Some((place, from))
+    }
+
+    fn boolean(&self, expr: &Expr, value: bool) -> Option<Vec<Binding>> {
+        let place = self.key_place(expr)?;
+        let is_boolean = self.keys[place].data_type == SqlType::Boolean;
+        is_boolean.then(|| vec![Binding::from([(place, Operand::Value(ScalarValue::Boolean(Some(value))))])])
+    }
+
+    fn key_place(&self, expr: &Expr) -> Option<usize> {
+        match expr {
+            Expr::Column(column) => self.keys.iter().position(|key| key.name == column.name),
+            _ => None,
+        }
     }
 }
 
-/// What both lists allow; contradictions drop out.
-fn both(left: &[Binding], right: &[Binding]) -> Result<Vec<Binding>> {
+fn is_array(operand: &Operand) -> bool {
+    matches!(operand, Operand::Parameter(slot) if matches!(slot.parameter_type, SqlType::Array(_)))
+}
+
+fn is_integer(sql_type: &SqlType) -> bool {
+    matches!(sql_type, SqlType::SmallInt | SqlType::Integer | SqlType::BigInt)
+}
+
+/// What both lists allow; contradictions drop out. `None` where it takes the values of parameters to tell.
+fn both(left: &[Binding], right: &[Binding]) -> Result<Option<Vec<Binding>>> {
     let mut found = Vec::new();
     for first in left {
         for second in right {
-            let agrees = second.iter().all(|(place, value)| first.get(place).is_none_or(|other| other == value));
-            if agrees {
+            let differing = |(place, operand): &(&usize, &Operand)| first.get(place).is_some_and(|other| other != *operand);
+            let mut differing = second.iter().filter(differing).peekable();
+            if differing.peek().is_none() {
                 let mut binding = first.clone();
-                binding.extend(second.iter().map(|(place, value)| (*place, value.clone())));
+                binding.extend(second.iter().map(|(place, operand)| (*place, operand.clone())));
                 found.push(binding);
+                continue;
+            }
+            let is_value = |operand: &Operand| matches!(operand, Operand::Value(_));
+            if !differing.any(|(place, operand)| is_value(operand) && first.get(place).is_some_and(is_value)) {
+                return Ok(None);
             }
         }
         limited(found.len())?;
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 fn limited(keys: usize) -> Result<()> {
@@ -183,7 +281,6 @@ mod tests {
     use datafusion::logical_expr::{col, lit};
 
     use super::*;
-    use crate::types::SqlType;
 
     fn keys() -> Vec<KeyColumn> {
         ["a", "b"].map(|name| KeyColumn { name: name.into(), data_type: SqlType::BigInt }).to_vec()

@@ -25,6 +25,7 @@ mod as_of_join;
 mod as_of_source;
 mod casts;
 mod choice;
+mod compile;
 mod correlated;
 mod engine;
 mod errors;
@@ -34,6 +35,7 @@ mod instant;
 mod keys;
 mod lateral;
 mod literals;
+mod lookup_join;
 mod match_condition;
 mod moment;
 mod nodes;
@@ -50,9 +52,9 @@ mod using;
 mod tests;
 
 pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
-pub use engine::Planner;
+pub use compile::slot_values;
+pub use engine::{Planner, explain_lookup};
 pub use external::{external_table, infer_external_schema};
-pub use keys::LOOKUP_KEYS_MAX;
 pub use provider::{feature_view, history, stored_table};
 pub use types::typed_literals;
 
@@ -109,6 +111,8 @@ pub struct Surface {
 pub struct QueryPlan {
     /// The plan, with placeholders where the query has parameters.
     pub logical: LogicalPlan,
+    /// The same with its types coerced and nothing moved.
+    pub analyzed: LogicalPlan,
     /// The columns of its rows, with the metadata that tells their SQL types.
     pub schema: SchemaRef,
     /// The types of `$1`, `$2`, …; text where nothing tells.

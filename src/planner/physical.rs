@@ -20,6 +20,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::as_of_source::AsOfSourceExec;
 use super::instant::resolve;
+use super::lookup_join::{LookupJoinNode, plan_lookup_join};
 use super::moment::{length, refuse_future};
 use super::nodes::AsOfJoinNode;
 use crate::error::Error;
@@ -82,9 +83,13 @@ impl ExtensionPlanner for OurNodes {
         'life6: 'async_trait,
         Self: 'async_trait,
     {
-        let planned = match node.as_any().downcast_ref::<AsOfJoinNode>() {
-            Some(join) => plan_join(planner, join, logical_inputs, physical_inputs, state).map(Some),
-            None => Ok(None),
+        let node = node.as_any();
+        let planned = if let Some(join) = node.downcast_ref::<AsOfJoinNode>() {
+            plan_join(planner, join, logical_inputs, physical_inputs, state).map(Some)
+        } else if let Some(join) = node.downcast_ref::<LookupJoinNode>() {
+            plan_lookup_join(planner, join, logical_inputs, physical_inputs, state).map(Some)
+        } else {
+            Ok(None)
         };
         Box::pin(std::future::ready(planned))
     }

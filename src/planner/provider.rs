@@ -19,7 +19,7 @@ use super::keys::BoundKeys;
 use super::moment::{At, Moment, refuse_future};
 use super::route::{Facts, KeysBound, Route, Tense, route};
 use crate::error::{Error, Result, SqlState};
-use crate::executor::{DatasetReader, DatasetScanExec, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
+use crate::executor::{DatasetReader, DatasetScanExec, KeySet, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
 use crate::online::ViewState;
 use crate::registry::{FeatureView, Table};
@@ -38,6 +38,8 @@ enum Relation {
 pub(super) struct RelationProvider {
     context: Arc<StatementContext>,
     relation: Relation,
+    /// Whether a join asks for the keys of its rows.
+    asked: bool,
     schema: SchemaRef,
 }
 
@@ -58,20 +60,25 @@ pub fn history(context: &Arc<StatementContext>, view: &Arc<FeatureView>) -> Arc<
     let mut fields = view.schema().fields().to_vec();
     fields.push(SqlType::TimestampTz.field_ref(CREATED_TIME, false));
     let schema = Arc::new(Schema::new(fields));
-    Arc::new(RelationProvider { context: Arc::clone(context), relation: Relation::History(Arc::clone(view)), schema })
+    Arc::new(RelationProvider {
+        context: Arc::clone(context),
+        relation: Relation::History(Arc::clone(view)),
+        asked: false,
+        schema,
+    })
 }
 
 /// A table whose rows are in the store.
 pub fn stored_table(context: &Arc<StatementContext>, table: &Arc<Table>) -> Arc<dyn TableProvider> {
     let relation = Relation::Stored(Arc::clone(table));
-    Arc::new(RelationProvider { context: Arc::clone(context), relation, schema: table.schema() })
+    Arc::new(RelationProvider { context: Arc::clone(context), relation, asked: false, schema: table.schema() })
 }
 
 impl RelationProvider {
     /// A view at a moment.
     pub(super) fn view(context: &Arc<StatementContext>, view: &Arc<FeatureView>, moment: Moment) -> Self {
         let relation = Relation::View(Arc::clone(view), moment);
-        Self { context: Arc::clone(context), relation, schema: view.schema() }
+        Self { context: Arc::clone(context), relation, asked: false, schema: view.schema() }
     }
 
     /// The feature view, and when it is read; `None` for other relations.
@@ -79,6 +86,25 @@ impl RelationProvider {
         match &self.relation {
             Relation::View(view, moment) => Some((view, *moment)),
             Relation::History(_) | Relation::Stored(_) => None,
+        }
+    }
+
+    /// The same view, read by a join that asks for the keys of its rows.
+    pub(super) fn asked(&self) -> Self {
+        let (context, relation, schema) = (Arc::clone(&self.context), self.relation.clone(), Arc::clone(&self.schema));
+        Self { context, relation, asked: true, schema }
+    }
+
+    /// Whether a join asks for the keys of its rows.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Where a view is read in the present tense if all keys are bound; `None` for other relations.
+    pub(super) fn route_by_key(&self) -> Result<Option<Route>> {
+        match &self.relation {
+            Relation::View(view, _) => choose(&self.context, view, Tense::Present, KeysBound::All).map(Some),
+            Relation::History(_) | Relation::Stored(_) => Ok(None),
         }
     }
 
@@ -91,7 +117,7 @@ impl RelationProvider {
                 let moment = Moment { at: At::OfMatch(None), window: None, known_at: None, version: None };
                 let relation = Relation::View(Arc::clone(view), moment);
                 let schema = Arc::clone(&self.schema);
-                Some((Arc::clone(view), Self { context: Arc::clone(&self.context), relation, schema }))
+                Some((Arc::clone(view), Self { context: Arc::clone(&self.context), relation, asked: false, schema }))
             }
             Relation::View(..) | Relation::Stored(_) => None,
         }
@@ -109,6 +135,8 @@ impl TableProvider for RelationProvider {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
         let support = match &self.relation {
+            // Its rows are chosen by the join, and no filter is to choose others.
+            _ if self.asked => vec![TableProviderFilterPushDown::Unsupported; filters.len()],
             // A filter on a feature never goes below the choice of the row: it would revive an older one.
             Relation::View(view, Moment { at: At::Present | At::Instant(_) | At::Commit, .. }) => {
                 key_support(view, filters, Exactness::IfWhole)?
@@ -154,6 +182,7 @@ impl TableProvider for RelationProvider {
 struct Request {
     context: Arc<StatementContext>,
     relation: Relation,
+    asked: bool,
     projection: Vec<usize>,
     columns: Vec<String>,
     keys: Option<BoundKeys>,
@@ -173,7 +202,8 @@ impl Request {
             Relation::Stored(_) => None,
         };
         let relation = provider.relation.clone();
-        Ok(Self { context: Arc::clone(&provider.context), relation, projection, columns, keys, event_times })
+        let (context, asked) = (Arc::clone(&provider.context), provider.asked);
+        Ok(Self { context, relation, asked, projection, columns, keys, event_times })
     }
 }
 
@@ -188,6 +218,10 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
                 At::OfLeftRow(_) | At::OfMatch(_) => {
                     let reader = open_history(&context, &view, moment.version).await?;
                     return Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection, moment.window)?));
+                }
+                At::Present if request.asked => {
+                    let columns = view.keys.iter().map(|key| arrow::array::new_empty_array(&key.data_type.arrow())).collect();
+                    return lookup(&context, view, KeySet { columns, len: 0 }, request.projection);
                 }
                 At::Present => (Tense::Present, Some(context.now.as_event_time())),
                 At::Instant(at) => (Tense::AsOf, at),
@@ -229,28 +263,10 @@ async fn plan_view(
         Some(bound) if bound.is_whole() => Some(bound.key_set(&view.keys)?),
         _ => None,
     };
-    let route = route(&Facts {
-        view: &view.name,
-        setting: context.route,
-        tense,
-        keys: if bound.is_some() { KeysBound::All } else { KeysBound::NotAll },
-        kept_online: view.online,
-        // One that is away is asked all the same: the lookup fails at once, or falls back, as the session prefers.
-        ready: context.stores.online.state(view.id) != ViewState::Rebuilding,
-        rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
-        versions_pinned: context.pinned,
-    })?;
+    let keys_bound = if bound.is_some() { KeysBound::All } else { KeysBound::NotAll };
     let projection = request.projection.clone();
-    match (route, bound) {
-        (Route::Online, Some(keys)) => Ok(Arc::new(OnlineLookupExec::new(LookupSpec {
-            view,
-            keys,
-            at: context.now.as_event_time(),
-            projection,
-            stores: context.stores.clone(),
-            fallback: context.online_fallback,
-            pins: Arc::clone(&context.pins),
-        })?)),
+    match (choose(context, &view, tense, keys_bound)?, bound) {
+        (Route::Online, Some(keys)) => lookup(context, view, keys, projection),
         (Route::Online | Route::Offline, keys) => {
             let reader = open_history(context, &view, moment.version).await?;
             let predicates = match (&keys, &request.keys) {
@@ -269,6 +285,38 @@ async fn plan_view(
             })?))
         }
     }
+}
+
+/// Where a view is read.
+fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: KeysBound) -> Result<Route> {
+    route(&Facts {
+        view: &view.name,
+        setting: context.route,
+        tense,
+        keys,
+        kept_online: view.online,
+        // One that is away is asked all the same: the lookup fails at once, or falls back, as the session prefers.
+        ready: context.stores.online.state(view.id) != ViewState::Rebuilding,
+        rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
+        versions_pinned: context.pinned,
+    })
+}
+
+fn lookup(
+    context: &StatementContext,
+    view: Arc<FeatureView>,
+    keys: KeySet,
+    projection: Vec<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(Arc::new(OnlineLookupExec::new(LookupSpec {
+        view,
+        keys,
+        at: context.now.as_event_time(),
+        projection,
+        stores: context.stores.clone(),
+        fallback: context.online_fallback,
+        pins: Arc::clone(&context.pins),
+    })?))
 }
 
 /// The history of a view, as the statement sees it or at a version that it names.

@@ -15,6 +15,7 @@ use super::cancel::Registration;
 use crate::error::{Error, Result};
 use crate::session::{Notice, TransactionStatus};
 use crate::types::SqlType;
+use crate::types::text::write_integer;
 
 /// The version spoken: what a client that asks for a later one is told.
 pub(super) const PROTOCOL_LATEST: u32 = 3 << 16 | 2;
@@ -81,6 +82,9 @@ pub(super) trait Backend {
     fn complete(&mut self, tag: &str) -> Result<()> {
         self.message(&CommandComplete::new(plain(tag)))
     }
+
+    /// The tag of a query.
+    fn select_complete(&mut self, rows: u64);
 
     fn empty_query(&mut self) -> Result<()> {
         self.message(&EmptyQueryResponse::new())
@@ -156,6 +160,16 @@ impl Backend for BytesMut {
             self.truncate(start);
             Error::internal("could not encode a message").caused_by(problem)
         })
+    }
+
+    fn select_complete(&mut self, rows: u64) {
+        let start = self.len();
+        self.extend_from_slice(b"C\0\0\0\0SELECT ");
+        write_integer(self, i64::try_from(rows).unwrap_or(i64::MAX));
+        self.put_u8(0);
+        // A tag has few bytes.
+        let length = u8::try_from(self.len() - start - 1).unwrap_or(u8::MAX);
+        self[start + 4] = length;
     }
 }
 

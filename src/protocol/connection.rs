@@ -15,8 +15,10 @@ use super::copy::CopyWriter;
 use super::encode::TextStyle;
 use super::extended::Extended;
 use super::frontend::{Message, is_extended};
+use super::lookups::Gathered;
 use super::rows::{Formats, RowCursor};
 use super::startup::{Opening, open};
+use super::statements::StatementCache;
 use super::wire::{Frame, Incoming, Wire};
 use super::{Failure, Format, Host, Limits, Room, Stopping};
 use crate::error::{Error, Result, SqlState};
@@ -25,7 +27,7 @@ use crate::session::{Answer, Login, Session};
 use crate::types::text::Zone;
 
 /// How many bytes of a result gather before they are written.
-const WRITE_BYTES: usize = 64 * 1024;
+pub(super) const WRITE_BYTES: usize = 64 * 1024;
 
 /// Speaks with one client until it leaves, breaks the protocol, or the server stops. Never fails: what goes wrong is told to
 /// the client, or to the log if it is the server's fault.
@@ -82,7 +84,28 @@ pub(super) struct Connection<'a, S> {
     pub(super) session: Session,
     pub(super) limits: Limits,
     pub(super) extended: Extended,
+    /// The lookups of the pipeline that are not answered yet.
+    pub(super) gathered: Gathered,
+    pub(super) statements: Arc<StatementCache>,
     pub(super) registration: Registration,
+    read: SettingsRead,
+}
+
+/// What the protocol reads of the session's settings, as it was at a generation of them.
+struct SettingsRead {
+    generation: u64,
+    statement_timeout: Option<Duration>,
+    zone: Zone,
+}
+
+impl SettingsRead {
+    fn of(session: &Session) -> Result<Self> {
+        Ok(Self {
+            generation: session.settings_generation(),
+            statement_timeout: session.setting("statement_timeout").and_then(parse_duration),
+            zone: session.setting("TimeZone").map_or(Ok(Zone::Utc), Zone::parse)?,
+        })
+    }
 }
 
 /// What became of a result.
@@ -107,7 +130,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             out.parameter_status(name, &value)?;
         }
         out.backend_key(&registration, version)?;
-        Ok(Self { wire, session, limits: host.limits.clone(), extended: Extended::default(), registration })
+        Ok(Self {
+            wire,
+            read: SettingsRead::of(&session)?,
+            session,
+            limits: host.limits.clone(),
+            extended: Extended::default(),
+            gathered: Gathered::default(),
+            statements: Arc::clone(&host.statements),
+            registration,
+        })
     }
 
     async fn serve(&mut self, host: &Host) -> Result<(), Failure> {
@@ -159,11 +191,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             Message::Terminate => return Ok(false),
             Message::Query(text) => self.simple_query(text).await?,
             Message::Sync => self.sync().await?,
-            Message::Flush => self.wire.flush().await?,
+            Message::Flush => self.flush_pipeline().await?,
             // What is left of a `COPY` that failed.
             Message::CopyData(_) | Message::CopyDone | Message::CopyFail(_) => {}
             Message::FunctionCall => self.refuse(b'F', Error::unsupported("a function call message")).await?,
-            message => self.extended_message(message).await?,
+            message => self.extended_message(message, &frame.body).await?,
         }
         Ok(true)
     }
@@ -215,6 +247,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     async fn simple_query(&mut self, text: &str) -> Result<(), Failure> {
+        if !self.settle_or_fail().await? {
+            return Ok(());
+        }
         self.extended.end_unnamed();
         // A pipeline that was not ended by `Sync` ends here.
         if self.extended.take_joined() {
@@ -254,6 +289,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             let switch = &self.registration.switch;
             let prepared = guard(switch, deadline, self.session.prepare(statement, &[])).await?;
+            if self.look_up_described(&prepared).await? {
+                continue;
+            }
+            let switch = &self.registration.switch;
             let answer = guard(switch, deadline, self.session.run(&prepared, &[])).await?;
             self.send_described(answer, deadline).await?;
         }
@@ -389,17 +428,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     /// Starts the clock of a statement; gives when its time is up.
-    pub(super) fn start_statement(&self) -> Option<Instant> {
+    pub(super) fn start_statement(&mut self) -> Option<Instant> {
         self.registration.switch.arm();
-        let timeout = self.session.setting("statement_timeout").and_then(parse_duration)?;
+        // Settings that cannot be read are told where their values are needed.
+        let timeout = self.read_settings().ok()?.statement_timeout?;
         Instant::now().checked_add(timeout)
     }
 
-    pub(super) fn zone(&self) -> Result<Zone> {
-        self.session.setting("TimeZone").map_or(Ok(Zone::Utc), Zone::parse)
+    fn read_settings(&mut self) -> Result<&SettingsRead> {
+        if self.read.generation != self.session.settings_generation() {
+            self.read = SettingsRead::of(&self.session)?;
+        }
+        Ok(&self.read)
     }
 
-    pub(super) fn style(&self) -> Result<TextStyle> {
+    pub(super) fn zone(&mut self) -> Result<Zone> {
+        Ok(self.read_settings()?.zone)
+    }
+
+    pub(super) fn style(&mut self) -> Result<TextStyle> {
         Ok(TextStyle { zone: self.zone()? })
     }
 }
@@ -412,8 +459,9 @@ pub(super) async fn guard<T>(
 ) -> Result<T, Failure> {
     tokio::select! {
         biased;
-        reason = stopped(switch, deadline) => Err(reason),
+        // What need not wait is done before anybody waits for it to be stopped.
         done = work => Ok(done?),
+        reason = stopped(switch, deadline) => Err(reason),
     }
 }
 

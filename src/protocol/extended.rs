@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
+use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -15,18 +16,17 @@ use super::backend::{Backend, Column};
 use super::connection::{Connection, Sent, guard};
 use super::decode;
 use super::frontend::{Bind, Kind, Message};
-use super::rows::{Formats, RowCursor, columns_of};
+use super::lookups::{Gathering, KeptRows};
+use super::rows::{Formats, RowCursor};
+use super::statements::NamedStatement;
+use super::wire::Frame;
 use super::{Failure, Format};
 use crate::error::{Error, Result, SqlState};
+use crate::lookup::CompiledLookup;
+use crate::online::EntityKey;
 use crate::parser::{self, Statement};
 use crate::session::{Answer, Prepared, TransactionStatus};
 use crate::types::SqlType;
-
-/// A statement by its name.
-struct NamedStatement {
-    prepared: Prepared,
-    columns: Option<Arc<[Column]>>,
-}
 
 /// A statement with its parameters, run or to be run.
 struct Portal {
@@ -35,22 +35,32 @@ struct Portal {
 }
 
 /// A statement with its parameters.
-struct Bound {
-    statement: Arc<NamedStatement>,
+pub(super) struct Bound {
+    pub(super) statement: Arc<NamedStatement>,
+    /// Their values; of a lookup, none: there are keys in their place.
     parameters: Vec<ScalarValue>,
-    formats: Formats,
+    pub(super) formats: Formats,
 }
 
-enum PortalState {
+pub(super) enum PortalState {
     /// It has not run.
     New,
+    /// It has not run, and is a lookup of these entities. The message that bound it is kept for the planner.
+    Lookup { entities: Vec<EntityKey>, bind: Bytes },
+    /// It is among the lookups that are not answered yet.
+    Gathered,
     /// Some of its rows were sent.
     Suspended(Box<RowCursor>),
+    /// Some of its rows were sent, the others are here.
+    Kept(KeptRows),
     /// All of its rows were sent; running it again gives none.
     Exhausted,
     /// It ran, and cannot run again.
     Done,
 }
+
+/// The longest `Bind` that is copied to be kept. Keeping a part of the inbox instead keeps all of it.
+const BIND_BYTES_COPIED_MAX: usize = 4096;
 
 /// What one connection holds between messages.
 #[derive(Default)]
@@ -105,6 +115,53 @@ impl Extended {
         }
     }
 
+    /// Takes another statement for one that stays what it was to its client.
+    pub(super) fn replace_statement(&mut self, name: &str, statement: &Arc<NamedStatement>) {
+        if let Some(slot) = self.statements.get_mut(name) {
+            *slot = Arc::clone(statement);
+        }
+    }
+
+    /// Makes a name stand for what it stood for before.
+    pub(super) fn put_back(&mut self, name: &str, statement: Option<Arc<NamedStatement>>) {
+        match statement {
+            Some(statement) => drop(self.statements.insert(name.to_owned(), statement)),
+            None => drop(self.statements.remove(name)),
+        }
+    }
+
+    /// What became of a portal, if it is still the one that was bound so.
+    pub(super) fn set_state(&mut self, name: &str, bound: &Arc<Bound>, state: PortalState) {
+        if let Some(portal) = self.portals.get_mut(name).filter(|portal| Arc::ptr_eq(&portal.bound, bound)) {
+            portal.state = state;
+        }
+    }
+
+    /// Takes out a portal that has not run, if it is a lookup that may be gathered.
+    pub(super) fn take_lookup(&mut self, name: &str, may_be: impl FnOnce(&CompiledLookup) -> bool) -> Option<Gathering> {
+        let portal = self.portals.get_mut(name)?;
+        let lookup = portal.bound.statement.prepared.lookup.as_ref()?;
+        if !matches!(portal.state, PortalState::Lookup { .. }) || !may_be(lookup) {
+            return None;
+        }
+        match std::mem::replace(&mut portal.state, PortalState::Gathered) {
+            PortalState::Lookup { entities, bind } => {
+                Some(Gathering { bound: Arc::clone(&portal.bound), lookup: Arc::clone(lookup), entities, bind })
+            }
+            other => {
+                portal.state = other;
+                None
+            }
+        }
+    }
+
+    /// Removes a portal, if it is still the one that was bound so.
+    pub(super) fn remove_portal(&mut self, name: &str, bound: &Arc<Bound>) {
+        if self.portals.get(name).is_some_and(|portal| Arc::ptr_eq(&portal.bound, bound)) {
+            self.portals.remove(name);
+        }
+    }
+
     fn statement(&self, name: &str) -> Result<&Arc<NamedStatement>> {
         self.statements.get(name).ok_or_else(|| {
             let message = match name {
@@ -121,13 +178,14 @@ fn no_portal(name: &str) -> Error {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
-    pub(super) async fn extended_message(&mut self, message: Message<'_>) -> Result<(), Failure> {
+    /// Carries out a message whose body is `body`.
+    pub(super) async fn extended_message(&mut self, message: Message<'_>, body: &Bytes) -> Result<(), Failure> {
         let outcome = match message {
             Message::Parse { name, query, types } => self.parse(name, query, &types).await,
-            Message::Bind(bind) => self.bind(&bind).map_err(Failure::from),
+            Message::Bind(bind) => self.bind(&bind, body).await,
             Message::Describe { kind, name } => self.describe(kind, name).map_err(Failure::from),
             Message::Execute { portal, rows_max } => self.execute(portal, rows_max).await,
-            Message::Close { kind, name } => self.close(kind, name).map_err(Failure::from),
+            Message::Close { kind, name } => self.close(kind, name).await,
             other => Err(Error::internal(format!("{other:?} is not of the extended protocol")).into()),
         };
         match outcome {
@@ -136,16 +194,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
     }
 
+    /// Answers the lookups gathered so far, or tells what is wrong with them; gives whether the pipeline goes on.
+    pub(super) async fn settle_or_fail(&mut self) -> Result<bool, Failure> {
+        match self.settle().await {
+            Err(Failure::Statement(error)) => self.fail_extended(&error).await.map(|()| false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Sends everything that can be answered so far.
+    pub(super) async fn flush_pipeline(&mut self) -> Result<(), Failure> {
+        self.settle_or_fail().await?;
+        self.wire.flush().await
+    }
+
     /// Tells the client of an error, at once, and passes over everything up to `Sync`: there are clients that send it only
     /// when they have read the error.
     pub(super) async fn fail_extended(&mut self, error: &Error) -> Result<(), Failure> {
+        // If a lookup before it fails, what is wrong with this message is not of interest any more.
+        let earlier = match self.settle().await {
+            Err(Failure::Statement(earlier)) => Some(earlier),
+            other => other.map(|()| None)?,
+        };
         self.extended.skipping = true;
-        self.fail(error)?;
+        self.fail(earlier.as_ref().unwrap_or(error))?;
         self.wire.flush().await
     }
 
     /// Ends a pipeline: commits it, if it was more than one statement, and answers everything at once.
     pub(super) async fn sync(&mut self) -> Result<(), Failure> {
+        self.settle_or_fail().await?;
         self.extended.skipping = false;
         // Also after an error: it rolled back what was joined, and ends it no less than a commit does.
         if self.extended.take_joined() {
@@ -158,7 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 
     async fn parse(&mut self, name: &str, query: &str, types: &[u32]) -> Result<(), Failure> {
         if name.is_empty() {
-            self.extended.statements.remove("");
+            let before = self.extended.statements.remove("");
+            self.gathered.replaces("", before);
         } else if self.extended.statements.contains_key(name) {
             let message = format!("prepared statement \"{name}\" already exists");
             return Err(Error::new(SqlState::DuplicatePreparedStatement, message).into());
@@ -166,7 +245,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if self.extended.statements.len() >= self.limits.statements_max {
             return Err(limit("prepared statements", self.limits.statements_max, "DEALLOCATE").into());
         }
-        let types = types.iter().map(|oid| stated_type(*oid)).collect::<Result<Vec<_>>>()?;
+        let statement = match self.shared_lookup(query, types) {
+            Some(shared) if self.session.transaction() != TransactionStatus::Failed => shared,
+            _ => self.prepare_text(query, types).await?,
+        };
+        let before = self.extended.statements.insert(name.to_owned(), statement);
+        self.gathered.replaces(name, before);
+        self.wire.outbox.parse_complete()?;
+        Ok(())
+    }
+
+    /// Prepares a statement, for all connections if it is a lookup.
+    pub(super) async fn prepare_text(&mut self, query: &str, types: &[u32]) -> Result<Arc<NamedStatement>, Failure> {
+        let stated = types.iter().map(|oid| stated_type(*oid)).collect::<Result<Vec<_>>>()?;
         let mut statements = parser::parse(query)?;
         statements.retain(|statement| !matches!(statement, Statement::Empty));
         let statement = statements.pop().unwrap_or(Statement::Empty);
@@ -175,58 +266,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             return Err(Error::new(SqlState::SyntaxError, message).into());
         }
         let prepared = match statement {
-            Statement::Empty => Prepared { statement: Arc::new(Statement::Empty), parameters: Vec::new(), columns: None },
+            Statement::Empty => Prepared::empty(),
             statement => {
                 let deadline = self.start_statement();
-                guard(&self.registration.switch, deadline, self.session.prepare(statement, &types)).await?
+                guard(&self.registration.switch, deadline, self.session.prepare(statement, &stated)).await?
             }
         };
-        let columns = prepared.columns.as_ref().map(|schema| columns_of(schema)).transpose()?;
-        self.extended.statements.insert(name.to_owned(), Arc::new(NamedStatement { prepared, columns }));
-        self.wire.outbox.parse_complete()?;
-        Ok(())
+        let statement = Arc::new(NamedStatement::new(prepared, query, types)?);
+        self.statements.keep(&statement);
+        Ok(statement)
     }
 
-    fn bind(&mut self, bind: &Bind<'_>) -> Result<()> {
+    async fn bind(&mut self, bind: &Bind<'_>, body: &Bytes) -> Result<(), Failure> {
         let statement = Arc::clone(self.extended.statement(bind.statement)?);
+        let statement = self.renewed(bind.statement, statement).await;
         if bind.portal.is_empty() {
             self.extended.portals.remove("");
         } else if self.extended.portals.contains_key(bind.portal) {
-            return Err(Error::new(SqlState::DuplicateCursor, format!("cursor \"{}\" already exists", bind.portal)));
+            return Err(Error::new(SqlState::DuplicateCursor, format!("cursor \"{}\" already exists", bind.portal)).into());
         }
         if self.extended.portals.len() >= self.limits.portals_max {
-            return Err(limit("portals", self.limits.portals_max, "Close"));
+            return Err(limit("portals", self.limits.portals_max, "Close").into());
         }
-        let parameters = self.parameters(bind, &statement.prepared.parameters)?;
+        check_parameters(bind, &statement.prepared.parameters)?;
+        let entities = match &statement.prepared.lookup {
+            Some(lookup) if self.session.takes_short_road(lookup) => self.entities(bind, lookup),
+            _ => None,
+        };
+        let (parameters, state) = match entities {
+            Some(entities) => {
+                let bind = if body.len() > BIND_BYTES_COPIED_MAX { body.clone() } else { Bytes::copy_from_slice(body) };
+                (Vec::new(), PortalState::Lookup { entities, bind })
+            }
+            None => (self.parameters(bind, &statement.prepared.parameters)?, PortalState::New),
+        };
         let columns = statement.columns.as_ref().map_or(0, |columns| columns.len());
         let formats = result_formats(&bind.result_formats, columns)?;
-        let portal = Portal { bound: Arc::new(Bound { statement, parameters, formats }), state: PortalState::New };
+        let portal = Portal { bound: Arc::new(Bound { statement, parameters, formats }), state };
         self.extended.portals.insert(bind.portal.to_owned(), portal);
-        self.wire.outbox.bind_complete()
+        Ok(self.wire.outbox.bind_complete()?)
     }
 
-    fn parameters(&self, bind: &Bind<'_>, types: &[SqlType]) -> Result<Vec<ScalarValue>> {
-        let violation = |message: String| Error::new(SqlState::ProtocolViolation, message);
-        let (formats, given) = (&bind.parameter_formats, bind.parameters.len());
-        if formats.len() > 1 && formats.len() != given {
-            return Err(violation(format!("bind message has {} parameter formats but {given} parameters", formats.len())));
-        }
-        if given != types.len() {
-            let (name, wanted) = (bind.statement, types.len());
-            let message =
-                format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}");
-            return Err(violation(message));
-        }
+    fn parameters(&mut self, bind: &Bind<'_>, types: &[SqlType]) -> Result<Vec<ScalarValue>> {
         let zone = self.zone()?;
-        let values = bind.parameters.iter().zip(types).enumerate().map(|(index, (value, sql_type))| {
-            let code = match formats.as_slice() {
-                [] => 0,
-                [all] => *all,
-                each => each.get(index).copied().unwrap_or(0),
-            };
-            decode::parameter(*value, format_of(code)?, sql_type, index + 1, zone)
+        let values = bind.parameters.iter().zip(types).enumerate().map(|(place, (value, sql_type))| {
+            decode::parameter(*value, bind.parameter_format(place)?, sql_type, place + 1, zone)
         });
         values.collect()
+    }
+
+    /// What a lookup is bound to, with the values of its parameters.
+    pub(super) fn bound_for_planner(&mut self, bound: &Bound, bind: &Bytes) -> Result<Arc<Bound>> {
+        let frame = Frame { tag: b'B', body: bind.clone() };
+        let Message::Bind(bind) = Message::parse(&frame)? else {
+            return Err(Error::internal("a lookup that was bound by another message"));
+        };
+        let parameters = self.parameters(&bind, &bound.statement.prepared.parameters)?;
+        Ok(Arc::new(Bound { statement: Arc::clone(&bound.statement), parameters, formats: bound.formats.clone() }))
     }
 
     fn describe(&mut self, kind: Kind, name: &str) -> Result<()> {
@@ -240,28 +336,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if kind == Kind::Statement {
             self.wire.outbox.parameter_description(&statement.prepared.parameters)?;
         }
-        match &statement.columns {
-            Some(columns) => self.wire.outbox.row_description(columns, |column| formats.of(column)),
-            None => self.wire.outbox.no_data(),
-        }
+        statement.describe(&formats, &mut self.wire.outbox)
     }
 
-    fn close(&mut self, kind: Kind, name: &str) -> Result<()> {
+    async fn close(&mut self, kind: Kind, name: &str) -> Result<(), Failure> {
+        self.settle().await?;
         match kind {
             Kind::Statement => drop(self.extended.statements.remove(name)),
             Kind::Portal => drop(self.extended.portals.remove(name)),
         }
-        self.wire.outbox.close_complete()
+        Ok(self.wire.outbox.close_complete()?)
     }
 
     async fn execute(&mut self, name: &str, rows_max: i32) -> Result<(), Failure> {
         let rows_max = u64::try_from(rows_max).ok().filter(|rows| *rows > 0).unwrap_or(u64::MAX);
+        if self.gather(name, rows_max).await? {
+            return Ok(());
+        }
+        self.settle().await?;
         // The portal is out of the map while it runs, and stays out if it fails.
-        let Portal { bound, state } = self.extended.portals.remove(name).ok_or_else(|| no_portal(name))?;
+        let Portal { mut bound, state } = self.extended.portals.remove(name).ok_or_else(|| no_portal(name))?;
         let deadline = self.start_statement();
         let state = match state {
             PortalState::New => self.run_portal(&bound, rows_max, deadline).await?,
+            PortalState::Lookup { bind, .. } => {
+                bound = self.bound_for_planner(&bound, &bind)?;
+                self.run_portal(&bound, rows_max, deadline).await?
+            }
             PortalState::Suspended(cursor) => self.continue_portal(cursor, rows_max, deadline).await?,
+            PortalState::Kept(mut rows) => {
+                let sent = rows.write(rows_max, &mut self.wire.outbox);
+                if sent == rows_max {
+                    self.wire.outbox.portal_suspended()?;
+                    PortalState::Kept(rows)
+                } else {
+                    self.wire.outbox.select_complete(sent);
+                    PortalState::Exhausted
+                }
+            }
             PortalState::Exhausted => {
                 self.wire.outbox.complete("SELECT 0")?;
                 PortalState::Exhausted
@@ -270,12 +382,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 let message = format!("portal \"{name}\" cannot be run");
                 return Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message).into());
             }
+            PortalState::Gathered => return Err(Error::internal("a lookup that was settled and is not answered").into()),
         };
         self.extended.portals.insert(name.to_owned(), Portal { bound, state });
         Ok(())
     }
 
-    async fn run_portal(&mut self, bound: &Bound, rows_max: u64, deadline: Option<Instant>) -> Result<PortalState, Failure> {
+    pub(super) async fn run_portal(
+        &mut self,
+        bound: &Bound,
+        rows_max: u64,
+        deadline: Option<Instant>,
+    ) -> Result<PortalState, Failure> {
         let prepared = &bound.statement.prepared;
         if matches!(*prepared.statement, Statement::Empty) {
             self.wire.outbox.empty_query()?;
@@ -336,19 +454,29 @@ fn stated_type(oid: u32) -> Result<Option<SqlType>> {
     }
 }
 
-fn format_of(code: i16) -> Result<Format> {
-    match code {
-        0 => Ok(Format::Text),
-        1 => Ok(Format::Binary),
-        other => Err(Error::new(SqlState::InvalidParameterValue, format!("unsupported format code: {other}"))),
+/// Whether a `Bind` has a value, and a format, for each parameter.
+fn check_parameters(bind: &Bind<'_>, types: &[SqlType]) -> Result<()> {
+    let violation = |message: String| Err(Error::new(SqlState::ProtocolViolation, message));
+    let (formats, given) = (bind.parameter_formats.len(), bind.parameters.len());
+    if formats > 1 && formats != given {
+        return violation(format!("bind message has {formats} parameter formats but {given} parameters"));
     }
+    if given != types.len() {
+        let (name, wanted) = (bind.statement, types.len());
+        return violation(format!(
+            "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}"
+        ));
+    }
+    Ok(())
 }
 
 fn result_formats(codes: &[i16], columns: usize) -> Result<Formats> {
     match codes {
         [] => Ok(Formats::All(Format::Text)),
-        [all] => Ok(Formats::All(format_of(*all)?)),
-        each if each.len() == columns => Ok(Formats::Each(each.iter().map(|code| format_of(*code)).collect::<Result<_>>()?)),
+        [all] => Ok(Formats::All(Format::of_code(*all)?)),
+        each if each.len() == columns => {
+            Ok(Formats::Each(each.iter().map(|code| Format::of_code(*code)).collect::<Result<_>>()?))
+        }
         each => {
             let message = format!("bind message has {} result formats but query has {columns} columns", each.len());
             Err(Error::new(SqlState::ProtocolViolation, message))

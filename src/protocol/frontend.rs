@@ -1,5 +1,6 @@
 //! What clients say: the bodies of their messages, taken apart.
 
+use super::Format;
 use super::wire::Frame;
 use crate::error::{Error, Result, SqlState};
 
@@ -36,6 +37,18 @@ pub(super) struct Bind<'a> {
     pub(super) parameter_formats: Vec<i16>,
     pub(super) parameters: Vec<Option<&'a [u8]>>,
     pub(super) result_formats: Vec<i16>,
+}
+
+impl Bind<'_> {
+    /// How the parameter at this place, from 0, is written.
+    pub(super) fn parameter_format(&self, place: usize) -> Result<Format> {
+        let code = match self.parameter_formats.as_slice() {
+            [] => 0,
+            [all] => *all,
+            each => each.get(place).copied().unwrap_or(0),
+        };
+        Format::of_code(code)
+    }
 }
 
 impl<'a> Message<'a> {

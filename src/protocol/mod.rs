@@ -5,6 +5,9 @@
 //! means is the session's to know. Backend messages are encoded by pgwire; frames are taken apart here, because a frame is
 //! only parsed when it is whole, as a slice of its own, and every count in it is checked against what is there.
 //!
+//! Lookups by key take a road of their own (`lookups`, `key_values`): from the bytes of `Bind` to keys, from packed rows to
+//! `DataRow`, all of a pipeline at once. Those that were compiled are shared by all connections (`statements`).
+//!
 //! Results stream: a batch is encoded as rows, the rows are written once enough have gathered, and the next batch is asked
 //! for only when the client has taken them. Cancel requests, `statement_timeout` and the client's going away drop the
 //! stream wherever it stands.
@@ -19,8 +22,11 @@ mod extended;
 mod frontend;
 #[cfg(test)]
 mod fuzz;
+mod key_values;
+mod lookups;
 mod rows;
 mod startup;
+mod statements;
 mod wire;
 
 use std::sync::Arc;
@@ -30,13 +36,14 @@ use arrow::array::RecordBatch;
 use bytes::BytesMut;
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::session::Services;
 use crate::types::SqlType;
 use crate::types::text::Zone;
 
 pub use cancel::CancelRegistry;
 pub use connection::serve_connection;
+pub use statements::StatementCache;
 
 /// What one connection may take.
 #[derive(Clone, Debug)]
@@ -92,6 +99,8 @@ pub struct Host {
     pub services: Arc<Services>,
     /// What the connection may take.
     pub limits: Limits,
+    /// The lookups that connections share.
+    pub statements: Arc<StatementCache>,
     /// Where running statements can be cancelled.
     pub cancels: Arc<CancelRegistry>,
     /// Whether the server is stopping.
@@ -131,6 +140,14 @@ enum Format {
 }
 
 impl Format {
+    fn of_code(code: i16) -> Result<Self> {
+        match code {
+            0 => Ok(Format::Text),
+            1 => Ok(Format::Binary),
+            other => Err(Error::new(SqlState::InvalidParameterValue, format!("unsupported format code: {other}"))),
+        }
+    }
+
     fn code(self) -> i16 {
         match self {
             Format::Text => 0,

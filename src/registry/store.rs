@@ -71,6 +71,11 @@ impl RegistryStore {
         self.current.load_full()
     }
 
+    /// The version of [`RegistryStore::current`], for those who only ask whether it changed.
+    pub fn version(&self) -> u64 {
+        self.current.load().version
+    }
+
     /// [`RegistryStore::commit_all`] of one change.
     pub async fn commit(&self, change: &Change) -> Result<Arc<Registry>> {
         self.commit_all(std::slice::from_ref(change)).await

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::ValidBatch;
 use crate::parser::{Isolation, TransactionMode};
 use crate::planner::{HeldRows, VersionPins};
-use crate::registry::{Change, ObjectKind, Registry, Target};
+use crate::registry::{Change, ObjectId, ObjectKind, Registry, Target};
 use crate::time::CommitTime;
 
 /// The sequence of the first row a block keeps back: later than any that is stored, so that the block's own rows win ties.
@@ -95,6 +95,11 @@ impl Block {
 
     pub(super) fn held(&self) -> Arc<HeldRows> {
         Arc::clone(&self.held)
+    }
+
+    /// Whether the block keeps rows of this relation back.
+    pub(super) fn holds_rows_of(&self, relation: ObjectId) -> bool {
+        self.held.get(&relation).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0))
     }
 
     /// The definitions as the block sees them: `current`, with the changes it keeps back.
@@ -214,8 +219,7 @@ impl Session {
                 }
             }
         }
-        self.settings = block.settings_kept;
-        self.settings_changed();
+        self.take_settings(block.settings_kept);
         for change in &block.changes {
             self.remove_dropped(&before, change).await?;
         }
@@ -224,8 +228,7 @@ impl Session {
 
     /// Drops what the block kept back, and the objects it made.
     async fn undo(&mut self, block: Block) {
-        self.settings = block.settings_before;
-        self.settings_changed();
+        self.take_settings(block.settings_before);
         for (kind, name) in block.created.into_iter().rev() {
             let change = Change::Drop { kind, name: name.clone(), if_exists: true };
             if let Err(error) = self.change_now(&change).await {
@@ -239,8 +242,7 @@ impl Session {
     /// wait for stores.
     pub(super) fn abandon(&mut self) {
         if let Some(block) = self.block.take() {
-            self.settings = block.settings_before.clone();
-            self.settings_changed();
+            self.take_settings(block.settings_before.clone());
             self.abandoned = Some(block);
         }
     }

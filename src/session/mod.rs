@@ -14,6 +14,7 @@ use datafusion::scalar::ScalarValue;
 use crate::catalog::{Catalog, SessionInfo};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
+use crate::lookup::CompiledLookup;
 use crate::offline::BatchStream;
 use crate::parser::{CopyOptions, Statement};
 use crate::planner::{Planner, StatementContext, Stores, Surface, VersionPins};
@@ -26,12 +27,14 @@ mod block;
 mod define;
 mod query;
 mod settings;
+mod short_road;
 mod write;
 
 pub use settings::SERVER_VERSION;
 
 use block::Block;
 use settings::Settings;
+use short_road::Steering;
 
 /// The parts of a gateway that sessions work with.
 #[derive(Debug)]
@@ -107,6 +110,15 @@ pub struct Prepared {
     pub parameters: Vec<SqlType>,
     /// The columns of its rows; `None` where it gives none.
     pub columns: Option<SchemaRef>,
+    /// The lookup of the short road that it is, if it is one.
+    pub lookup: Option<Arc<CompiledLookup>>,
+}
+
+impl Prepared {
+    /// The statement that is none.
+    pub fn empty() -> Self {
+        Self { statement: Arc::new(Statement::Empty), parameters: Vec::new(), columns: None, lookup: None }
+    }
 }
 
 /// What running a statement gives.
@@ -154,8 +166,14 @@ pub struct CopyIn {
 pub struct Session {
     services: Arc<Services>,
     settings: Settings,
+    /// What the settings say of lookups.
+    steering: Steering,
+    /// Grows whenever a setting changes.
+    settings_generation: u64,
     info: SessionInfo,
     reported: Vec<(&'static str, String)>,
+    /// The generation of the settings that were last compared with what was reported.
+    reported_generation: u64,
     notices: Vec<Notice>,
     block: Option<Block>,
     /// An implicit transaction that failed and is not undone yet.
@@ -185,9 +203,12 @@ impl Session {
         let reported = settings.reported();
         Ok(Self {
             services: Arc::clone(services),
+            steering: Steering::of(&settings),
             settings,
+            settings_generation: 0,
             info,
             reported,
+            reported_generation: 0,
             notices: Vec::new(),
             block: None,
             abandoned: None,
@@ -203,6 +224,10 @@ impl Session {
 
     /// The reported settings that changed since the last call.
     pub fn take_changed_settings(&mut self) -> Vec<(&'static str, String)> {
+        if self.reported_generation == self.settings_generation {
+            return Vec::new();
+        }
+        self.reported_generation = self.settings_generation;
         let now = self.settings.reported();
         let changed = now.iter().zip(&self.reported).filter(|(new, old)| new.1 != old.1).map(|(new, _)| new.clone()).collect();
         self.reported = now;
@@ -223,6 +248,11 @@ impl Session {
         }
     }
 
+    /// A number that grows whenever a setting changes, so that what was read of them need not be read again.
+    pub fn settings_generation(&self) -> u64 {
+        self.settings_generation
+    }
+
     /// The value of a setting, by name in any case; for the encoding of results and the deadline of statements.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.settings.get(name)
@@ -231,8 +261,8 @@ impl Session {
     /// Finds out parameter types and result columns. `types` are what the client stated for `$1`, `$2`, ….
     pub async fn prepare(&mut self, statement: Statement, types: &[Option<SqlType>]) -> Result<Prepared> {
         self.refuse_in_failed_block(&statement)?;
-        let (parameters, columns) = self.shape(&statement, types).await?;
-        Ok(Prepared { statement: Arc::new(statement), parameters, columns })
+        let shape = self.shape(&statement, types).await?;
+        Ok(shape.of(Arc::new(statement)))
     }
 
     /// Runs a prepared statement. Outside a block each call is a transaction of its own, unless
@@ -354,7 +384,17 @@ impl Session {
         self.notices.push(Notice { severity, code: code.code(), message: message.into(), hint });
     }
 
+    /// Goes on with these settings, which in nearly every block are those there were.
+    fn take_settings(&mut self, settings: Settings) {
+        if !self.settings.is(&settings) {
+            self.settings = settings;
+            self.settings_changed();
+        }
+    }
+
     fn settings_changed(&mut self) {
+        self.settings_generation += 1;
+        self.steering = Steering::of(&self.settings);
         self.info.settings = Arc::new(self.settings.all());
     }
 }

@@ -12,8 +12,9 @@ use super::answers::{DESCRIBE, SHOW_ALL, text_columns};
 use super::write::{event_time_among, placeholder_types};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
+use crate::lookup::CompiledLookup;
 use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
-use crate::planner::{QueryPlan, Rows, typed_literals};
+use crate::planner::{QueryPlan, Rows, explain_lookup, typed_literals};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
 
@@ -24,17 +25,30 @@ pub(super) const SHOW_FEATURE_VIEWS: &str =
 /// What `SHOW ENTITIES` reads.
 pub(super) const SHOW_ENTITIES: &str = "SELECT name, keys, key_types, comment FROM tidegate.entities ORDER BY name";
 
+/// What planning tells of a statement.
+pub(super) struct Shape {
+    parameters: Vec<SqlType>,
+    columns: Option<SchemaRef>,
+    lookup: Option<Arc<CompiledLookup>>,
+}
+
+impl Shape {
+    pub(super) fn of(self, statement: Arc<Statement>) -> Prepared {
+        let Self { parameters, columns, lookup } = self;
+        Prepared { statement, parameters, columns, lookup }
+    }
+}
+
 impl Session {
-    /// The types of a statement's parameters and the columns of its rows.
-    pub(super) async fn shape(
-        &self,
-        statement: &Statement,
-        types: &[Option<SqlType>],
-    ) -> Result<(Vec<SqlType>, Option<SchemaRef>)> {
-        Ok(match statement {
+    /// The types of a statement's parameters, the columns of its rows, and whether it is a lookup.
+    pub(super) async fn shape(&self, statement: &Statement, types: &[Option<SqlType>]) -> Result<Shape> {
+        let (parameters, columns) = match statement {
             Statement::Query(query) => {
-                let plan = self.plan(query, types).await?;
-                (plan.parameters, Some(plan.schema))
+                let (context, surface) = self.context();
+                let planner = &self.services.planner;
+                let plan = Box::pin(planner.plan(&context, &surface, query, types)).await?;
+                let lookup = self.standpoint().and_then(|_| planner.compile(&context, &surface, &plan)).map(Arc::new);
+                return Ok(Shape { parameters: plan.parameters, columns: Some(plan.schema), lookup });
             }
             Statement::Explain { query, .. } => (self.plan(query, types).await?.parameters, Some(text_columns(&["QUERY PLAN"]))),
             Statement::Insert(insert) => {
@@ -74,7 +88,8 @@ impl Session {
             | Statement::DropTag { .. }
             | Statement::Comment { .. }
             | Statement::Empty => (Vec::new(), None),
-        })
+        };
+        Ok(Shape { parameters, columns, lookup: None })
     }
 
     pub(super) async fn plan(&self, query: &Query, types: &[Option<SqlType>]) -> Result<QueryPlan> {
@@ -119,6 +134,13 @@ impl Session {
         let types: Vec<_> = types.iter().cloned().map(Some).collect();
         let planner = &self.services.planner;
         let plan = Box::pin(planner.plan(&context, &surface, query, &types)).await?;
+        // What is analyzed is run, and only the planner's operators count what they do.
+        if !analyze
+            && let Some(lookup) = planner.compile(&context, &surface, &plan).filter(|lookup| self.takes_short_road(lookup))
+            && let Some(Rows { schema, stream }) = explain_lookup(&lookup, parameters)?
+        {
+            return Ok(Answer::Rows { schema, stream, verb: "EXPLAIN", counted: false });
+        }
         let Rows { schema, stream } = Box::pin(planner.explain(&context, &surface, &plan, parameters, analyze, verbose)).await?;
         Ok(Answer::Rows { schema, stream, verb: "EXPLAIN", counted: false })
     }
@@ -159,8 +181,7 @@ impl Session {
             return Err(Error::unsupported("PREPARE of anything but a query or INSERT"));
         }
         let types: Vec<_> = types.iter().cloned().map(Some).collect();
-        let (parameters, columns) = self.shape(statement, &types).await?;
-        let prepared = Prepared { statement: Arc::new(statement.clone()), parameters, columns };
+        let prepared = self.shape(statement, &types).await?.of(Arc::new(statement.clone()));
         self.prepared.insert(name.to_owned(), prepared);
         Ok(Answer::Done("PREPARE".into()))
     }

@@ -116,6 +116,12 @@ static DEFINITIONS: &[Definition] = &[
         "What a lookup does without the online store.",
     ),
     setting("tidegate.route", "auto", Kind::Word(&["auto", "online", "offline"]), "Which store answers."),
+    setting(
+        "tidegate.short_road",
+        "on",
+        Kind::Boolean,
+        "Whether lookups may do without being planned anew; the answers are the same.",
+    ),
     setting("tidegate.system_time", "", Kind::Instant, "The knowledge that every view is asked as of."),
     reported("TimeZone", "UTC", Kind::TimeZone, "The zone in which instants are read and written."),
     setting("transaction_isolation", "read committed", Kind::Word(ISOLATION), "The isolation of the current block."),
@@ -156,6 +162,11 @@ impl Settings {
         }
         let login = Arc::new(login);
         Ok(Self { changed: Arc::clone(&login), login })
+    }
+
+    /// Whether these are the same settings, unchanged since one was copied from the other.
+    pub(super) fn is(&self, other: &Settings) -> bool {
+        Arc::ptr_eq(&self.changed, &other.changed)
     }
 
     /// The value of a setting, by name in any case; `None` where there is no such setting.

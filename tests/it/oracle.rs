@@ -18,10 +18,10 @@ const TTL: i64 = 10 * SECOND;
 const KEYS: [(&str, &str); 5] = [("ab", "c"), ("a", "bc"), ("abc", "x"), ("a", "b"), ("", "abc")];
 
 /// Small numbers without a library: the sequence is the seed's alone.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, bound: i64) -> i64 {
+    pub(crate) fn below(&mut self, bound: i64) -> i64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -29,7 +29,7 @@ impl Chance {
         ((mixed ^ (mixed >> 31)) % bound.unsigned_abs()) as i64
     }
 
-    fn one_in(&mut self, chances: i64) -> bool {
+    pub(crate) fn one_in(&mut self, chances: i64) -> bool {
         self.below(chances) == 0
     }
 }

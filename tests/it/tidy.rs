@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["catalog", "ingest"],
     &["planner"],
     &["executor", "parser"],
+    &["lookup"],
     &["online", "offline"],
     &["registry"],
     &["types"],
@@ -31,7 +32,8 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that do without a library that others use.
-const ABSENT: &[(&str, &[&str])] = &[("online", &["datafusion"]), ("offline", &["datafusion"]), ("registry", &["datafusion"])];
+const ABSENT: &[(&str, &[&str])] =
+    &[("lookup", &["datafusion"]), ("online", &["datafusion"]), ("offline", &["datafusion"]), ("registry", &["datafusion"])];
 
 const FILE_LINES_MAX: usize = 500;
 

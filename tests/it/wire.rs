@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::harness::{self, Online, Setup};
 
 /// A client that sends whatever bytes it is told to.
-struct Raw(TcpStream);
+pub(crate) struct Raw(TcpStream);
 
 /// What the server sent: the type byte and the body.
-type Message = (u8, Vec<u8>);
+pub(crate) type Message = (u8, Vec<u8>);
 
 impl Raw {
     fn connect(address: SocketAddr) -> Self {
@@ -21,7 +21,7 @@ impl Raw {
     }
 
     /// Connects and logs in.
-    fn login(address: SocketAddr) -> Self {
+    pub(crate) fn login(address: SocketAddr) -> Self {
         let mut raw = Self::connect(address);
         raw.start();
         raw
@@ -39,13 +39,13 @@ impl Raw {
         self.0.write_all(bytes).unwrap();
     }
 
-    fn message(&mut self, kind: u8, body: &[u8]) {
+    pub(crate) fn message(&mut self, kind: u8, body: &[u8]) {
         let length = u32::try_from(body.len()).unwrap() + 4;
         self.bytes(&[&[kind][..], &length.to_be_bytes(), body].concat());
     }
 
     /// The messages up to `ReadyForQuery` or the end of the connection.
-    fn until_ready(&mut self) -> Vec<Message> {
+    pub(crate) fn until_ready(&mut self) -> Vec<Message> {
         let mut messages = Vec::new();
         loop {
             let mut head = [0; 5];
@@ -63,7 +63,7 @@ impl Raw {
     }
 
     /// Sends a simple query and reads its answer.
-    fn query(&mut self, sql: &[u8]) -> Vec<Message> {
+    pub(crate) fn query(&mut self, sql: &[u8]) -> Vec<Message> {
         self.message(b'Q', &[sql, b"\0"].concat());
         self.until_ready()
     }
@@ -83,7 +83,7 @@ impl Raw {
 }
 
 /// The SQLSTATE and severity of the first error among messages.
-fn error(messages: &[Message]) -> Option<(String, String)> {
+pub(crate) fn error(messages: &[Message]) -> Option<(String, String)> {
     let (_, body) = messages.iter().find(|message| message.0 == b'E')?;
     let fields: Vec<&[u8]> = body.split(|byte| *byte == 0).collect();
     let field = |kind: u8| {

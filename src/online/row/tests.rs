@@ -53,6 +53,14 @@ fn history(view: &FeatureView, features: Vec<ArrayRef>) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
+/// A view of one feature and its rows, packed.
+pub(crate) fn one_feature(data_type: &SqlType, values: ArrayRef) -> (RowLayout, Vec<PackedRow>) {
+    let view = view(std::slice::from_ref(data_type));
+    let layout = RowLayout::new(&view);
+    let packed = layout.pack(&history(&view, vec![values])).unwrap();
+    (layout, packed.into_iter().map(|(_, row)| row).collect())
+}
+
 #[test]
 fn rows_have_these_bytes() {
     let view =

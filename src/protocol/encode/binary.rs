@@ -125,7 +125,7 @@ impl Cells {
     }
 }
 
-fn too_many_elements() -> Error {
+pub(super) fn too_many_elements() -> Error {
     Error::new(SqlState::ProgramLimitExceeded, "an array has more elements than a message can hold")
 }
 
@@ -133,12 +133,12 @@ fn oid_out_of_range() -> Error {
     Error::new(SqlState::NumericValueOutOfRange, "OID out of range")
 }
 
-fn instant_out_of_range() -> Error {
+pub(super) fn instant_out_of_range() -> Error {
     Error::new(SqlState::DatetimeFieldOverflow, "timestamp out of range")
 }
 
 /// Groups of four decimal digits, with the place of the first and the digits to show after the point.
-fn put_numeric(out: &mut BytesMut, unscaled: &impl std::fmt::Display, scale: i8) -> Result<()> {
+pub(super) fn put_numeric(out: &mut BytesMut, unscaled: &impl std::fmt::Display, scale: i8) -> Result<()> {
     let mut text = String::new();
     write_decimal(&mut text, unscaled, scale);
     let (negative, unsigned) = match text.strip_prefix('-') {

@@ -1,9 +1,13 @@
 //! Values in and out, compared with what PostgreSQL itself made of them (`tests/golden/values.tsv`).
 
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
 use bytes::BytesMut;
 
-use super::{Cells, TextStyle};
+use super::{Cells, TextStyle, write_packed};
 use crate::error::Result;
+use crate::protocol::Format;
 use crate::protocol::decode::BinaryParser;
 use crate::types::SqlType;
 use crate::types::text::{TextParser, Zone};
@@ -41,6 +45,18 @@ fn unescape(text: &str) -> String {
     text.replace("\\\\", "\0").replace("\\t", "\t").replace("\\n", "\n").replace('\0', "\\")
 }
 
+/// The text and the binary form of a value that was packed for the online store.
+fn packed(sql_type: &SqlType, zone: Zone, column: ArrayRef) -> (Vec<u8>, Vec<u8>) {
+    let (layout, rows) = crate::online::row::one_feature(sql_type, column);
+    let value = layout.value(&rows[0], 0).unwrap().unwrap();
+    let write = |format| {
+        let mut out = BytesMut::new();
+        write_packed(sql_type, value, format, TextStyle { zone }, &mut out).unwrap();
+        out.to_vec()
+    };
+    (write(Format::Text), write(Format::Binary))
+}
+
 /// The value's text and its binary form in hex, once by way of text, and once more by way of that binary form.
 fn round_trip(sql_type: &SqlType, zone: Zone, input: &str) -> Result<[String; 3]> {
     let write = |array| -> Result<(String, BytesMut)> {
@@ -52,7 +68,9 @@ fn round_trip(sql_type: &SqlType, zone: Zone, input: &str) -> Result<[String; 3]
     };
     let mut parser = TextParser::in_zone(sql_type, zone);
     parser.append(Some(input))?;
-    let (text, binary) = write(parser.finish())?;
+    let column = parser.finish();
+    let (text, binary) = write(Arc::clone(&column))?;
+    assert_eq!(packed(sql_type, zone, column), (text.clone().into_bytes(), binary.to_vec()), "{sql_type}, packed: {input}");
     let mut parser = BinaryParser::new(sql_type);
     parser.append(Some(&binary)).unwrap();
     let (again, _) = write(parser.finish())?;

@@ -4,6 +4,7 @@
 mod binary;
 #[cfg(test)]
 mod golden;
+mod packed;
 mod text;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
 pub(super) use binary::{EPOCH_DAYS, EPOCH_MICROS};
+pub(super) use packed::write_packed;
 pub(super) use text::TextStyle;
 
 /// The values of one column of a batch.

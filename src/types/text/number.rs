@@ -200,7 +200,7 @@ fn write_shortest<T: Display + LowerExp>(out: &mut impl TextSink, value: T, digi
     let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..digits).contains(&exponent) {
-        out.put(Scratch::of(format_args!("{value}")).text());
+        write_positional(out, mantissa, exponent);
         return;
     }
     out.put(mantissa);
@@ -209,6 +209,37 @@ fn write_shortest<T: Display + LowerExp>(out: &mut impl TextSink, value: T, digi
         out.put("0");
     }
     write_integer(out, i64::from(exponent.abs()));
+}
+
+/// Writes `d.ddd` times a power of ten without an exponent: formatting the number a second time would cost as much as the first.
+fn write_positional(out: &mut impl TextSink, mantissa: &str, exponent: i32) {
+    let unsigned = match mantissa.strip_prefix('-') {
+        Some(unsigned) => {
+            out.put("-");
+            unsigned
+        }
+        None => mantissa,
+    };
+    let (first, rest) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let Ok(places) = usize::try_from(exponent) else {
+        out.put("0.");
+        (exponent + 1..0).for_each(|_| out.put("0"));
+        out.put(first);
+        out.put(rest);
+        return;
+    };
+    out.put(first);
+    match rest.split_at_checked(places) {
+        Some((whole, fraction)) => {
+            out.put(whole);
+            out.put(if fraction.is_empty() { "" } else { "." });
+            out.put(fraction);
+        }
+        None => {
+            out.put(rest);
+            (rest.len()..places).for_each(|_| out.put("0"));
+        }
+    }
 }
 
 /// Writes a decimal given by the digits of its unscaled value (with a sign, if negative), keeping all of its scale.
@@ -240,6 +271,26 @@ pub fn write_decimal(out: &mut impl TextSink, unscaled: &impl Display, scale: i8
             out.put(digits);
             if digits != "0" {
                 (scale..0).for_each(|_| out.put("0"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_written_with_their_shortest_digits(mantissa in -1_000_000_000_000_i64..1_000_000_000_000, power in -16..3_i32) {
+            let value = mantissa as f64 * 10_f64.powi(power);
+            let mut text = String::new();
+            write_float8(&mut text, value);
+            prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits());
+            if !text.contains('e') {
+                prop_assert_eq!(text, format!("{value}"));
             }
         }
     }
