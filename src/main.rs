@@ -88,6 +88,8 @@ fn tune_libraries() {
         // Milliseconds for which the allocator keeps memory that is free: the next query finds it there. Getting a page from the
         // system costs more than filling it.
         ("MIMALLOC_PURGE_DELAY", "10000"),
+        // Huge pages are given back to the system whole or not at all: with them the process keeps twice what it uses.
+        ("MIMALLOC_ALLOW_THP", "0"),
     ];
     let missing: Vec<_> = settings.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
     if missing.is_empty() {

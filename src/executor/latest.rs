@@ -83,8 +83,8 @@ impl Latest {
                 let time = times[reach - 1];
                 // The last of them, and those that it cannot be told from.
                 let tied = reached + times[reached..reach].partition_point(|earlier| *earlier < time);
-                for row in tied..reach {
-                    self.put(slot, Found { time, address: addresses[row] });
+                for address in &addresses[tied..reach] {
+                    self.put(slot, Found { time, address: *address });
                 }
                 reached = reach;
             }

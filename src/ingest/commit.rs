@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::error::ArrowError;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -263,7 +264,8 @@ async fn prepare(target: &Target, batches: Vec<ValidBatch>, created_time: Commit
 }
 
 fn prepare_rows(target: &Target, batches: &[ValidBatch], created_time: CommitTime, first_sequence: i64) -> Result<Prepared> {
-    let stored = stored_rows(target, batches, created_time, first_sequence)?;
+    let mut stored = stored_rows(target, batches, created_time, first_sequence, usize::MAX)?;
+    let stored = stored.pop().ok_or_else(|| Error::internal("a commit without rows"))?;
     let packed = match target {
         Target::View(view) if view.online => Some(RowLayout::new(view).pack(&stored)?),
         Target::View(_) | Target::Table(_) => None,
@@ -271,13 +273,14 @@ fn prepare_rows(target: &Target, batches: &[ValidBatch], created_time: CommitTim
     Ok(Prepared { stored, packed })
 }
 
-/// Rows as the offline store gets them, those of a view sorted.
+/// Rows as the offline store gets them: those of a view sorted, in batches of at most so many rows, each with arrays of its own.
 pub(super) fn stored_rows(
     target: &Target,
     batches: &[ValidBatch],
     created_time: CommitTime,
     first_sequence: i64,
-) -> Result<RecordBatch> {
+    batch_rows: usize,
+) -> Result<Vec<RecordBatch>> {
     let mut stored = Vec::with_capacity(batches.len());
     let mut sequence = first_sequence;
     for batch in batches {
@@ -290,8 +293,8 @@ pub(super) fn stored_rows(
         several => concat_batches(&several[0].schema(), several).map_err(failed)?,
     };
     match target {
-        Target::View(view) => sort(view, &together).map_err(failed),
-        Target::Table(_) => Ok(together),
+        Target::View(view) => sort(view, together, batch_rows).map_err(failed),
+        Target::Table(_) => Ok(vec![together]),
     }
 }
 
@@ -303,13 +306,14 @@ pub(super) fn first_sequence() -> i64 {
 }
 
 /// Sorts by keys, event time and sequence: lookups by key and scans of one entity then touch few pages.
-fn sort(view: &FeatureView, rows: &RecordBatch) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+fn sort(view: &FeatureView, rows: RecordBatch, batch_rows: usize) -> std::result::Result<Vec<RecordBatch>, ArrowError> {
     if rows.num_rows() < 2 {
-        return Ok(rows.clone());
+        return Ok(vec![rows]);
     }
     let names = view.keys.iter().map(|key| key.name.as_str()).chain([view.event_time.as_str(), SEQUENCE]);
     let columns: Vec<ArrayRef> = names.filter_map(|name| rows.column_by_name(name).cloned()).collect();
     let columns: Vec<_> = columns.into_iter().map(|values| SortColumn { values, options: None }).collect();
     let order: UInt32Array = lexsort_to_indices(&columns, None)?;
-    take_record_batch(rows, &order)
+    let starts = (0..order.len()).step_by(batch_rows);
+    starts.map(|start| take_record_batch(&rows, &order.slice(start, batch_rows.min(order.len() - start)))).collect()
 }

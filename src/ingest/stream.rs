@@ -24,6 +24,9 @@ const SORTED_BYTES: usize = 96 << 20;
 /// How many pieces are checked and sorted while one is written.
 const PIECES_AHEAD: usize = 2;
 
+/// The rows of a batch of a view that the offline store gets.
+const BATCH_ROWS: usize = 1 << 16;
+
 /// About how many bytes of a table's rows are put together. Lance makes a page of what many small pieces of a large array take
 /// up together, which is the large array each time: they get an array of their own.
 const GATHERED_BYTES: usize = 16 << 20;
@@ -96,15 +99,16 @@ pub(super) async fn stage(stores: &Stores, more: More) -> Result<(Staged, u64)> 
     let created_time = stores.clock.now();
     let rows = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&rows);
-    let stored = stored_pieces(more, created_time).inspect_ok(move |piece| {
-        counted.fetch_add(piece.num_rows() as u64, Ordering::Relaxed);
+    let stored = stored_pieces(more, created_time).map_ok(|batches| stream::iter(batches.into_iter().map(Ok))).try_flatten();
+    let stored = stored.inspect_ok(move |batch| {
+        counted.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
     });
     let staged = stores.offline.stage(dataset, stored.boxed(), created_time).await?;
     Ok((staged, rows.load(Ordering::Relaxed)))
 }
 
 /// The rows as the offline store gets them, in pieces that are checked and sorted on threads for blocking work.
-fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Result<RecordBatch>> + Send {
+fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Result<Vec<RecordBatch>>> + Send {
     let More { intaker, intake, come, coming } = more;
     let nonce = first_sequence();
     let whole = match &intaker.target {
@@ -123,7 +127,7 @@ fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Res
                 let work = move || match together(&batches)? {
                     Some(batch) => {
                         let valid = intaker.validate(&batch, &intake)?;
-                        stored_rows(&intaker.target, &[valid], created_time, sequence)
+                        stored_rows(&intaker.target, &[valid], created_time, sequence, BATCH_ROWS)
                     }
                     None => Err(Error::internal("a piece without rows")),
                 };
