@@ -22,7 +22,7 @@ CREATE TABLE tidegate.tags (
 -- has, others' too.
 CREATE TABLE tidegate.online_store (
     kind text NOT NULL, address text, version text, connected boolean NOT NULL, obstacle text, memory_bytes bigint, keys bigint,
-    latency_p50_ms double precision, latency_p99_ms double precision
+    latency_p50_ms double precision, latency_p99_ms double precision, lookups_short bigint NOT NULL, lookups_planned bigint NOT NULL
 ) WITH (oid = 13104, kind = 'v');
 
 -- How far each view's online rows are behind its history. The columns from newest_event_time on cost a look at every row: of

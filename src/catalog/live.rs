@@ -119,6 +119,7 @@ fn wants(wanted: &[String], columns: &[&str]) -> bool {
 
 async fn online_store(rows: &mut Rows<'_>, context: &StatementContext) -> Result<()> {
     let status = context.stores.online.store().status().await;
+    let metrics = &context.stores.metrics;
     let count = |number: Option<u64>| Value::from(number.and_then(|number| i64::try_from(number).ok()));
     let milliseconds = |time: Option<Duration>| time.map_or(Value::Null, |time| Value::Float(time.as_secs_f64() * 1e3));
     rows.add([
@@ -131,6 +132,8 @@ async fn online_store(rows: &mut Rows<'_>, context: &StatementContext) -> Result
         ("keys", count(status.keys)),
         ("latency_p50_ms", milliseconds(status.latency_p50)),
         ("latency_p99_ms", milliseconds(status.latency_p99)),
+        ("lookups_short", count(Some(metrics.lookups_short.get()))),
+        ("lookups_planned", count(Some(metrics.lookups_planned.get()))),
     ])
 }
 

@@ -39,6 +39,17 @@ pub(crate) struct Questions<'a> {
     pub(crate) instants: &'a Int64Array,
     /// The knowledge instants, in microseconds.
     pub(crate) known_at: Option<&'a Int64Array>,
+    /// The slots of another search that asked the same, with the same reach.
+    pub(crate) slots: Option<Arc<Slots>>,
+}
+
+/// What a search found.
+pub(crate) struct Found {
+    pub(crate) answers: Answers,
+    /// How many history rows were read for it.
+    pub(crate) history_rows: usize,
+    /// The slots, for another search that asks the same.
+    pub(crate) slots: Arc<Slots>,
 }
 
 /// Instants as numbers that grow in the direction in which answers are looked for.
@@ -62,8 +73,8 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Finds the answers to these questions; gives also how many history rows were read for it.
-    pub(crate) async fn find(&self, questions: &Questions<'_>) -> Result<(Answers, usize)> {
+    /// Finds the answers to these questions.
+    pub(crate) async fn find(&self, questions: &Questions<'_>) -> Result<Found> {
         let left_rows = questions.instants.len();
         let times = directed(self.reach.direction, questions.instants);
         // Where all rows know the same, the scan leaves out what they do not know.
@@ -80,9 +91,12 @@ impl Search {
         let types: Vec<DataType> = self.view.keys.iter().map(|key| key.data_type.arrow()).collect();
         let asked = Asked { keys: questions.keys, times: &times, known };
         self.scratch.try_resize(left_rows * SCRATCH_PER_LEFT_ROW).map_err(internal)?;
-        let slots = Slots::new(&types, &asked, self.reach.bound)?;
+        let slots = match &questions.slots {
+            Some(slots) => Arc::clone(slots),
+            None => Arc::new(Slots::new(&types, &asked, self.reach.bound)?),
+        };
         let Some((least, greatest)) = slots.bounds() else {
-            return Ok((Answers::none(left_rows, self.columns.len()), 0));
+            return Ok(Found { answers: Answers::none(left_rows, self.columns.len()), history_rows: 0, slots });
         };
         let mut predicates = vec![self.event_times(least, greatest)];
         let latest = known_by_all.or_else(|| known.and_then(|known| known.iter().flatten().max()));
@@ -91,7 +105,6 @@ impl Search {
             predicates.push(Predicate::EventTime { column: CREATED_TIME.to_owned(), min: None, max });
         }
         predicates.extend(self.few_keys(questions, &slots)?);
-        let slots = Arc::new(slots);
         let by_time =
             if latest.is_none() && !self.reader.holds_rows() { self.match_by_time(&slots, &predicates).await? } else { None };
         let (chosen, history_rows) = match by_time {
@@ -101,7 +114,6 @@ impl Search {
         // The left rows in the order of the addresses of what answers them.
         let answered = (0..).zip(chosen).filter(|(_, address)| *address != NO_ROW);
         let mut answered: Vec<Answered> = answered.map(|(slot, address)| (address, slots.row(slot))).collect();
-        drop(slots);
         answered.sort_unstable();
         let fetch = Fetch {
             reader: &self.reader,
@@ -111,7 +123,7 @@ impl Search {
             history_rows,
             predicates: &predicates,
         };
-        Ok((fetch.answers(answered).await?, history_rows))
+        Ok(Found { answers: fetch.answers(answered).await?, history_rows, slots })
     }
 
     /// Offers the whole history to the slots by event time alone; gives the address of each slot's answer, and how many rows were

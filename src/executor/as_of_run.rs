@@ -15,9 +15,10 @@ use futures::StreamExt;
 use super::as_of_fetch::Answers;
 use super::as_of_match::{Questions, SCRATCH_PER_LEFT_ROW, Search};
 use super::as_of_relation::Relation;
-use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource};
+use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Reach};
 use super::batches::{as_type, batch_of};
 use super::scan_metrics::ScanMetrics;
+use super::spine::Slots;
 use super::{internal, kernel};
 use crate::error::{Error, Result, SqlState};
 use crate::offline::history_schema;
@@ -58,6 +59,28 @@ pub(super) struct Run {
     /// How many left rows a part may have, once it showed how many fit.
     part_rows_max: usize,
     part: Option<Part>,
+}
+
+/// The left rows in the order that a side asks for.
+struct Ordered {
+    side: AsOfSide,
+    /// Of its keys.
+    types: Vec<DataType>,
+    slots: Arc<Slots>,
+}
+
+impl Ordered {
+    /// Whether another side asks for the same order. One whose rows know different things has slots of its own.
+    fn serves(&self, side: &AsOfSide, types: &[DataType]) -> bool {
+        let ours = &self.side;
+        let alike = ours.keys == side.keys && ours.instant.eq(&side.instant) && self.types == types;
+        alike && ours.known_at.is_none() && side.known_at.is_none() && same_order(ours.reach, side.reach)
+    }
+}
+
+/// Whether slots in one reach's order serve another: how far it goes does not matter.
+fn same_order(one: Reach, other: Reach) -> bool {
+    one.direction == other.direction && one.bound == other.bound
 }
 
 /// Some left rows with each side's answers to them.
@@ -203,6 +226,7 @@ impl Run {
     async fn find(&mut self, spine: &[RecordBatch]) -> Result<Vec<Answers>> {
         let sides = Arc::clone(&self.sides);
         let mut all = Vec::with_capacity(sides.len());
+        let mut ordered: Option<Ordered> = None;
         for (number, side) in sides.iter().enumerate() {
             let (answers, read, bytes) = match &self.relations[number] {
                 Some(relation) => {
@@ -212,7 +236,7 @@ impl Run {
                     (answers, relation.len(), bytes)
                 }
                 None => {
-                    let (answers, read) = self.find_in_view(side, spine).await?;
+                    let (answers, read) = self.find_in_view(side, spine, &mut ordered).await?;
                     let bytes = answers.bytes() + answers.chunk_bytes();
                     (answers, read, bytes)
                 }
@@ -239,7 +263,13 @@ impl Run {
         relation.find(&keys, &instants, side.reach, &side.columns)
     }
 
-    async fn find_in_view(&mut self, side: &AsOfSide, spine: &[RecordBatch]) -> Result<(Answers, usize)> {
+    /// Finds a view's answers. `ordered` is what an earlier view of the same part asked, and becomes what this one asks.
+    async fn find_in_view(
+        &mut self,
+        side: &AsOfSide,
+        spine: &[RecordBatch],
+        ordered: &mut Option<Ordered>,
+    ) -> Result<(Answers, usize)> {
         let AsOfSource::View { view, reader } = &side.source else {
             return Err(Error::internal("an as-of join's relation was not collected"));
         };
@@ -251,11 +281,14 @@ impl Run {
         let columns: Vec<_> = side.columns.iter().map(|column| names.field(*column).name().clone()).collect();
         let scans: Arc<ScanMetrics> = Arc::clone(&self.metrics.scans);
         let (view, reader) = (Arc::clone(view), reader.watched_by(scans));
+        let types = keys.iter().map(|key| key.data_type().clone()).collect::<Vec<_>>();
         let search = Search { view, reader, reach: side.reach, columns, scratch: self.memory.new_empty() };
-        let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref() };
+        let slots = ordered.as_ref().filter(|ordered| ordered.serves(side, &types)).map(|ordered| Arc::clone(&ordered.slots));
+        let questions = Questions { keys: &keys, instants: &instants, known_at: known_at.as_ref(), slots };
         let found = search.find(&questions).await?;
         self.note_peak(search.scratch.size());
-        Ok(found)
+        *ordered = Some(Ordered { side: side.clone(), types, slots: found.slots });
+        Ok((found.answers, found.history_rows))
     }
 
     fn note_peak(&self, scratch: usize) {
