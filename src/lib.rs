@@ -59,7 +59,8 @@
 //! `INSERT`, `COPY … FROM` and `CREATE TABLE … AS` end in one function, [`ingest::Ingest::write`]: the rows, checked by
 //! [`ingest::Ingest::validate`], are appended to the offline store (now they are durable), then kept in the online store where
 //! they are newer, then acknowledged. If the second step fails the rows are safe, the client gets a `WARNING`, and
-//! [`ingest::Ingest::catch_up`] repairs it. **The online store is a cache of the offline store and can always be rebuilt from
+//! [`ingest::Ingest::catch_up`] repairs it. What a query writes is checked, sorted and staged as it comes, in bounded memory, and
+//! committed at its end ([`ingest::Ingest::write_stream`]). **The online store is a cache of the offline store and can always be rebuilt from
 //! it.** That sentence is the design.
 //!
 //! Small files are merged and sorted beside readers and writers, by [`gateway`] now and then and by `OPTIMIZE FEATURE VIEW` at
