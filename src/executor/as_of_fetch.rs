@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, UInt32Array, make_array, new_null_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
-use arrow::compute::{concat_batches, interleave, take_record_batch};
+use arrow::compute::{concat, concat_batches, interleave, take_record_batch};
 use arrow::datatypes::{ArrowNativeType, DataType, Field, SchemaRef, UInt64Type};
 use datafusion::execution::memory_pool::MemoryReservation;
 
@@ -24,6 +24,9 @@ const TAKE_ROWS_MAX: usize = 10_000;
 
 /// Fetching by address pays only where the rows are a small part of what was read.
 const ROWS_PER_TAKEN_ROW: usize = 20;
+
+/// The rows of a chunk of a column: as many as most left sides come in at a time.
+const CHUNK_ROWS: usize = super::BATCH_ROWS;
 
 /// Marks the address of a row that the block keeps back: its place among those rows. Stored rows never have this bit.
 pub(crate) const HELD: u64 = 1 << 63;
@@ -51,8 +54,9 @@ pub(crate) struct Answers {
 
 #[derive(Debug)]
 enum AnswerColumn {
-    /// One value a left row.
-    Whole(ArrayRef),
+    /// One value a left row, in chunks of [`CHUNK_ROWS`]. Each chunk is an array of its own: slices of a large one would count as
+    /// the large one, each of them, wherever memory is counted.
+    Whole(Vec<ArrayRef>),
     /// This column of the chunks.
     Picked(usize),
 }
@@ -85,7 +89,7 @@ impl Answers {
             places = self.places[first..first + len].iter().map(place).collect();
         }
         let column = |(column, field): (&AnswerColumn, &Arc<Field>)| match column {
-            AnswerColumn::Whole(values) => as_type(&values.slice(first, len), field.data_type()),
+            AnswerColumn::Whole(chunks) => as_type(&rows_of(chunks, first, len)?, field.data_type()),
             AnswerColumn::Picked(number) => {
                 let Some(chunk) = self.chunks.first() else { return Ok(new_null_array(field.data_type(), len)) };
                 let nulls = new_null_array(chunk.column(*number).data_type(), 1);
@@ -106,7 +110,7 @@ impl Answers {
     /// The bytes they take beside the rows that they are among.
     pub(crate) fn bytes(&self) -> usize {
         let whole = self.columns.iter().map(|column| match column {
-            AnswerColumn::Whole(values) => values.get_array_memory_size(),
+            AnswerColumn::Whole(chunks) => chunks.iter().map(|chunk| chunk.get_array_memory_size()).sum(),
             AnswerColumn::Picked(_) => 0,
         });
         whole.sum::<usize>() + self.places.len() * size_of::<Place>() + self.matched.len() / 8
@@ -115,6 +119,22 @@ impl Answers {
     /// The bytes of the rows that they are among.
     pub(crate) fn chunk_bytes(&self) -> usize {
         self.chunks.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+/// These rows of a column in chunks. Free where they are a chunk, or lie in one.
+fn rows_of(chunks: &[ArrayRef], first: usize, len: usize) -> Result<ArrayRef> {
+    let mut parts = Vec::new();
+    let (mut at, end) = (first, first + len);
+    while at < end {
+        let (chunk, row) = (&chunks[at / CHUNK_ROWS], at % CHUNK_ROWS);
+        let taken = (chunk.len() - row).min(end - at);
+        parts.push(chunk.slice(row, taken));
+        at += taken;
+    }
+    match &parts[..] {
+        [part] => Ok(Arc::clone(part)),
+        parts => concat(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>()).map_err(kernel),
     }
 }
 
@@ -196,18 +216,19 @@ struct Layout {
     picked: Vec<usize>,
 }
 
-/// The values of a column, one a left row, by their width; workers write different rows at the same time.
+/// The values of a column, one a left row, by their width and in chunks; workers write different rows at the same time.
 enum Cells {
-    One(Vec<AtomicU8>),
-    Two(Vec<AtomicU16>),
-    Four(Vec<AtomicU32>),
-    Eight(Vec<AtomicU64>),
+    One(Vec<Vec<AtomicU8>>),
+    Two(Vec<Vec<AtomicU16>>),
+    Four(Vec<Vec<AtomicU32>>),
+    Eight(Vec<Vec<AtomicU64>>),
 }
 
 impl Cells {
     fn new(data_type: &DataType, rows: usize) -> Option<Self> {
-        fn zeros<T: Default>(rows: usize) -> Vec<T> {
-            std::iter::repeat_with(T::default).take(rows).collect()
+        fn zeros<T: Default>(rows: usize) -> Vec<Vec<T>> {
+            let chunk = |first: usize| std::iter::repeat_with(T::default).take(CHUNK_ROWS.min(rows - first)).collect();
+            (0..rows).step_by(CHUNK_ROWS).map(chunk).collect()
         }
         Some(match data_type.primitive_width()? {
             1 => Cells::One(zeros(rows)),
@@ -230,27 +251,37 @@ impl Cells {
     /// Copies values of these rows to these left rows.
     fn put(&self, values: &ArrayData, pairs: &[(u32, u32)]) {
         macro_rules! copy {
-            ($cells:expr, $type:ty) => {{
+            ($chunks:expr, $type:ty) => {{
                 let values = values_of::<$type>(values);
                 for (row, left_row) in pairs {
-                    $cells[*left_row as usize].store(values[*row as usize], Ordering::Relaxed);
+                    let left_row = *left_row as usize;
+                    $chunks[left_row / CHUNK_ROWS][left_row % CHUNK_ROWS].store(values[*row as usize], Ordering::Relaxed);
                 }
             }};
         }
         match self {
-            Cells::One(cells) => copy!(cells, u8),
-            Cells::Two(cells) => copy!(cells, u16),
-            Cells::Four(cells) => copy!(cells, u32),
-            Cells::Eight(cells) => copy!(cells, u64),
+            Cells::One(chunks) => copy!(chunks, u8),
+            Cells::Two(chunks) => copy!(chunks, u16),
+            Cells::Four(chunks) => copy!(chunks, u32),
+            Cells::Eight(chunks) => copy!(chunks, u64),
         }
     }
 
-    fn into_buffer(self) -> Buffer {
+    /// The buffers of the chunks.
+    fn into_buffers(self) -> Vec<Buffer> {
+        macro_rules! buffers {
+            ($chunks:expr, $atomic:ty) => {
+                $chunks
+                    .into_iter()
+                    .map(|chunk| Buffer::from_vec(chunk.into_iter().map(<$atomic>::into_inner).collect::<Vec<_>>()))
+                    .collect()
+            };
+        }
         match self {
-            Cells::One(cells) => Buffer::from_vec(cells.into_iter().map(AtomicU8::into_inner).collect::<Vec<_>>()),
-            Cells::Two(cells) => Buffer::from_vec(cells.into_iter().map(AtomicU16::into_inner).collect::<Vec<_>>()),
-            Cells::Four(cells) => Buffer::from_vec(cells.into_iter().map(AtomicU32::into_inner).collect::<Vec<_>>()),
-            Cells::Eight(cells) => Buffer::from_vec(cells.into_iter().map(AtomicU64::into_inner).collect::<Vec<_>>()),
+            Cells::One(chunks) => buffers!(chunks, AtomicU8),
+            Cells::Two(chunks) => buffers!(chunks, AtomicU16),
+            Cells::Four(chunks) => buffers!(chunks, AtomicU32),
+            Cells::Eight(chunks) => buffers!(chunks, AtomicU64),
         }
     }
 }
@@ -397,21 +428,23 @@ impl Target {
         let mut columns: Vec<Option<AnswerColumn>> = schema.fields().iter().map(|_| None).collect();
         let null_rows = picked.nulls.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
         for ((number, cells), null_rows) in self.layout.whole.into_iter().zip(null_rows) {
-            let nulls = if null_rows.is_empty() {
-                NullBuffer::new(all_matched.clone())
-            } else {
-                let mut valid = matched.clone();
-                for left_row in null_rows {
-                    valid[*left_row as usize] = false;
-                }
-                NullBuffer::from(valid)
+            let mut valid = None;
+            for left_row in null_rows {
+                valid.get_or_insert_with(|| matched.clone())[*left_row as usize] = false;
+            }
+            let valid = valid.as_ref().unwrap_or(&matched);
+            let data_type = schema.field(number).data_type();
+            let chunk = |(buffer, valid): (Buffer, &[bool])| {
+                let nulls = NullBuffer::from(valid);
+                let values = ArrayData::builder(data_type.clone())
+                    .len(valid.len())
+                    .add_buffer(buffer)
+                    .nulls(Some(nulls).filter(|nulls| nulls.null_count() > 0))
+                    .build();
+                values.map(make_array).map_err(kernel)
             };
-            let values = ArrayData::builder(schema.field(number).data_type().clone())
-                .len(left_rows)
-                .add_buffer(cells.into_buffer())
-                .nulls(Some(nulls).filter(|nulls| nulls.null_count() > 0))
-                .build();
-            columns[number] = Some(AnswerColumn::Whole(make_array(values.map_err(kernel)?)));
+            let chunks = cells.into_buffers().into_iter().zip(valid.chunks(CHUNK_ROWS)).map(chunk);
+            columns[number] = Some(AnswerColumn::Whole(chunks.collect::<Result<_>>()?));
         }
         for (place, number) in self.layout.picked.iter().enumerate() {
             columns[*number] = Some(AnswerColumn::Picked(place));

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use super::as_of_fetch::{Answers, NO_PLACE};
 use super::as_of_match::directed;
 use super::as_of_side::{Direction, Reach};
+use super::batches::own_bytes;
 use super::candidates::{Candidates, NO_ROW, Offer};
 use super::key_dictionary::NO_ENTITY;
 use super::order::Order;
@@ -71,7 +72,7 @@ impl Relation {
         while let Some(batch) = input.next().await {
             let batch = batch.map_err(internal)?;
             // Once in pieces, and once as a whole.
-            memory.try_grow(super::as_of_run::batch_bytes(&batch) * 2).map_err(internal)?;
+            memory.try_grow(own_bytes(&batch) * 2).map_err(internal)?;
             batches.push(batch);
         }
         let rows = concat_batches(&schema, &batches).map_err(kernel)?;

@@ -16,16 +16,13 @@ use super::as_of_fetch::Answers;
 use super::as_of_match::{Questions, SCRATCH_PER_LEFT_ROW, Search};
 use super::as_of_relation::Relation;
 use super::as_of_side::{AsOfKind, AsOfSide, AsOfSource, Reach};
-use super::batches::{as_type, batch_of};
+use super::batches::{as_type, batch_of, own_bytes};
 use super::scan_metrics::ScanMetrics;
 use super::spine::Slots;
-use super::{internal, kernel};
+use super::{BATCH_ROWS, internal, kernel};
 use crate::error::{Error, Result, SqlState};
 use crate::offline::history_schema;
 use crate::types::SqlType;
-
-/// The most rows given at a time: mostly slices of columns that are there, which cost the same whatever their length.
-const PIECE_ROWS: usize = 32_768;
 
 /// What `EXPLAIN ANALYZE` shows of a join.
 #[derive(Debug)]
@@ -91,12 +88,6 @@ struct Part {
     pieces: VecDeque<(usize, usize, usize)>,
 }
 
-/// The bytes of a batch's own rows, where it may be a slice of a larger one.
-pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
-    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
-    batch.columns().iter().map(column).sum()
-}
-
 impl Run {
     /// A join of `input` with the sides; `inputs` has one for each side that is a relation.
     pub(super) fn new(
@@ -129,7 +120,7 @@ impl Run {
             if let Some(part) = &mut self.part {
                 if let Some((number, start, row)) = part.pieces.pop_front() {
                     let batch = &part.spine[number];
-                    let piece = batch.slice(start, PIECE_ROWS.min(batch.num_rows() - start));
+                    let piece = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
                     let joined = joined(&self.sides, &self.schema, &piece, &part.answers, row)?;
                     self.metrics.output_rows.add(joined.num_rows());
                     return Ok(Some(joined));
@@ -165,7 +156,7 @@ impl Run {
 
     /// Collects left rows, up to the end or as many as there is memory for.
     async fn fill(&mut self) -> Result<()> {
-        self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+        self.memory.resize(self.waiting.iter().map(own_bytes).sum());
         let mut waiting: usize = self.waiting.iter().map(RecordBatch::num_rows).sum();
         while !self.ended && waiting < self.part_rows_max {
             let Some(batch) = self.input.next().await else {
@@ -178,14 +169,14 @@ impl Run {
             }
             waiting += batch.num_rows();
             // Matching a row takes memory too, one side after the other.
-            let bytes = batch_bytes(&batch) + batch.num_rows() * SCRATCH_PER_LEFT_ROW;
+            let bytes = own_bytes(&batch) + batch.num_rows() * SCRATCH_PER_LEFT_ROW;
             self.waiting.push_back(batch);
             if self.memory.try_grow(bytes).is_err() {
                 break;
             }
         }
         self.note_peak(0);
-        self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+        self.memory.resize(self.waiting.iter().map(own_bytes).sum());
         Ok(())
     }
 
@@ -204,7 +195,7 @@ impl Run {
                 Err(error) if error.code() == SqlState::OutOfMemory && rows > 1 => {
                     rows /= 2;
                     self.part_rows_max = rows;
-                    self.memory.resize(self.waiting.iter().map(batch_bytes).sum());
+                    self.memory.resize(self.waiting.iter().map(own_bytes).sum());
                 }
                 Err(error) => return Err(error),
             }
@@ -316,7 +307,7 @@ fn pieces(spine: &[RecordBatch]) -> VecDeque<(usize, usize, usize)> {
     let mut pieces = VecDeque::new();
     let mut first = 0;
     for (number, batch) in spine.iter().enumerate() {
-        for start in (0..batch.num_rows()).step_by(PIECE_ROWS) {
+        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
             pieces.push_back((number, start, first + start));
         }
         first += batch.num_rows();

@@ -28,7 +28,7 @@ mod workers;
 
 pub use as_of_join::AsOfJoinExec;
 pub use as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction, Reach};
-pub use batches::conform;
+pub use batches::{conform, own_bytes};
 pub use lookup::{KeySet, LookupSpec, OnlineLookupExec};
 pub use lookup_join::{LookupJoinExec, LookupJoinKind};
 pub use runtime::QueryRuntime;

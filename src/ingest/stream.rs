@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
@@ -11,6 +11,7 @@ use super::check::Checks;
 use super::commit::{first_sequence, stored_rows};
 use super::{Intake, Stores, ValidBatch, validate};
 use crate::error::{Error, Result};
+use crate::executor::own_bytes;
 use crate::offline::{BatchStream, Dataset, Staged};
 use crate::registry::Target;
 use crate::time::CommitTime;
@@ -142,12 +143,6 @@ fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Res
 struct Piece {
     batches: Vec<RecordBatch>,
     first_row: usize,
-}
-
-/// The bytes of a batch's own rows, where it may be a slice of a larger one.
-fn own_bytes(batch: &RecordBatch) -> usize {
-    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
-    batch.columns().iter().map(column).sum()
 }
 
 /// The batches in pieces of about so many bytes.

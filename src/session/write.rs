@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::block::too_much_written;
 use super::{Answer, CopyIn, Session};
 use crate::error::{Error, Result, SqlState};
+use crate::executor::own_bytes;
 use crate::ingest::Intake;
 use crate::parser::{
     CopyOptions, Insert, Query, RelationName, Statement, assigned_parameters, takes_type_of_column, with_defaults,
@@ -90,7 +91,7 @@ impl Session {
         let limit = self.services.limits.write_bytes_max;
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = stream.try_next().await? {
-            bytes += batch.get_array_memory_size();
+            bytes += own_bytes(&batch);
             if bytes > limit {
                 return Err(too_much_written(limit));
             }

@@ -391,22 +391,27 @@ async fn the_ends_of_time_are_instants_like_others() {
     }
 }
 
-#[tokio::test]
-async fn a_left_side_larger_than_the_memory_is_answered_in_parts() {
-    let rows: Vec<Row> = (0..200).map(|number| row(number, number, number)).collect();
-    let labels: Vec<_> = (0..500).map(|number| label((number * 37) % 211)).collect();
-    let (spine, schema) = spine(&labels, &PLAIN);
-    let side = AsOfSide {
-        source: view_source(&rows, &[], Keys::Nothing).await,
+/// A view without keys as a right side that gives its value.
+async fn plain_side(rows: &[Row], schema: &SchemaRef) -> AsOfSide {
+    AsOfSide {
+        source: view_source(rows, &[], Keys::Nothing).await,
         keys: Vec::new(),
-        instant: col("t", &schema).unwrap(),
+        instant: col("t", schema).unwrap(),
         known_at: None,
         reach: Reach::default(),
         columns: vec![1],
         fields: vec![SqlType::BigInt.field_ref("value", true)],
         condition: None,
         kind: AsOfKind::Left,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_left_side_larger_than_the_memory_is_answered_in_parts() {
+    let rows: Vec<Row> = (0..200).map(|number| row(number, number, number)).collect();
+    let labels: Vec<_> = (0..500).map(|number| label((number * 37) % 211)).collect();
+    let (spine, schema) = spine(&labels, &PLAIN);
+    let side = plain_side(&rows, &schema).await;
     let join = Arc::new(AsOfJoinExec::new(spine, vec![side]));
     let plan: Arc<dyn ExecutionPlan> = Arc::clone(&join) as _;
     let shown = run_within(plan, Some(16_000)).await;
@@ -423,17 +428,29 @@ async fn a_left_side_larger_than_the_memory_is_answered_in_parts() {
 #[tokio::test]
 async fn a_row_that_does_not_fit_is_an_error() {
     let (spine, schema) = spine(&[label(1)], &PLAIN);
-    let side = AsOfSide {
-        source: view_source(&[row(0, 0, 1)], &[], Keys::Nothing).await,
-        keys: Vec::new(),
-        instant: col("t", &schema).unwrap(),
-        known_at: None,
-        reach: Reach::default(),
-        columns: vec![1],
-        fields: vec![SqlType::BigInt.field_ref("value", true)],
-        condition: None,
-        kind: AsOfKind::Left,
-    };
+    let side = plain_side(&[row(0, 0, 1)], &schema).await;
     let error = collect(Arc::new(AsOfJoinExec::new(spine, vec![side])), context(Some(10)).task_ctx()).await.unwrap_err();
     assert_eq!(internal(error).code(), crate::error::SqlState::OutOfMemory);
+}
+
+#[tokio::test]
+async fn many_left_rows_are_given_in_arrays_of_their_own() {
+    let rows: Vec<Row> = (0..200).map(|number| row(number, number, number)).collect();
+    let labels: Vec<_> = (0..30_000).map(|number| label((number * 37) % 211)).collect();
+    let (pieces, schema) = spine(&labels, &PLAIN);
+    let whole = run_within(Arc::clone(&pieces), None).await;
+    let whole = MemorySourceConfig::try_new_exec(&[vec![whole]], Arc::clone(&schema), None).unwrap();
+    let expected: Vec<_> = labels.iter().map(|label| label.instant.map(|at| at.min(199))).collect();
+    for spine in [pieces as Arc<dyn ExecutionPlan>, whole] {
+        let left_batches = collect(Arc::clone(&spine), context(None).task_ctx()).await.unwrap().len();
+        let join = AsOfJoinExec::new(spine, vec![plain_side(&rows, &schema).await]);
+        let batches = collect(Arc::new(join), context(None).task_ctx()).await.unwrap();
+        let values = |batch: &RecordBatch| batch.column(3).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+        assert_eq!(batches.iter().flat_map(values).collect::<Vec<_>>(), expected);
+        if left_batches == 1 {
+            // Whoever adds up what batches take must not count the whole column for each of them.
+            let taken: usize = batches.iter().map(|batch| batch.column(3).get_array_memory_size()).sum();
+            assert!(taken < 2 * labels.len() * size_of::<i64>(), "{taken} bytes");
+        }
+    }
 }
