@@ -54,6 +54,9 @@
 //! `LATERAL`, `DISTINCT ON`, `row_number()` and scalar subqueries over `history.airport_weather` among them), becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.
 //!
+//! A feature service is planned over its feature views: by key as one lookup a view, without keys as the outer join of their
+//! snapshots, in an as-of join as one side a view of the same operator. Its expressions stand above, the same each time.
+//!
 //! ## Life of a write
 //!
 //! `INSERT`, `COPY … FROM` and `CREATE TABLE … AS` end in one function, [`ingest::Ingest::write`]: the rows, checked by

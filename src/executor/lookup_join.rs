@@ -255,7 +255,7 @@ impl Join {
 /// The view at the bottom of a right input.
 fn view_of(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<FeatureView>> {
     match plan.downcast_ref::<OnlineLookupExec>() {
-        Some(lookup) => Some(lookup.view()),
+        Some(lookup) => lookup.view(),
         None => plan.children().into_iter().find_map(view_of),
     }
 }
