@@ -54,8 +54,9 @@
 //! `LATERAL`, `DISTINCT ON`, `row_number()` and scalar subqueries over `history.airport_weather` among them), becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.
 //!
-//! A feature service is planned over its feature views: by key as one lookup a view, without keys as the outer join of their
-//! snapshots, in an as-of join as one side a view of the same operator. Its expressions stand above, the same each time.
+//! A feature service is planned as a view is: its query stands where it is named, over a relation that has its feature views'
+//! columns side by side. By whole keys that relation is one `OnlineLookupExec`, at a past instant, or unbound over one entity, an
+//! `EntityJoinExec` of snapshots; in an as-of join each feature view is one more side of the `AsOfJoinExec`.
 //!
 //! ## Life of a write
 //!

@@ -24,7 +24,7 @@ use crate::lookup::{could_not_read, is_live};
 use crate::offline::{Dataset, history_schema};
 use crate::online::key::entity_keys;
 use crate::online::{EntityKey, PackedRow, RowKey, RowLayout};
-use crate::registry::FeatureView;
+use crate::registry::{FeatureView, KeyColumn};
 use crate::time::EventTime;
 
 /// Distinct entity keys, one array a key column, in the view's order and types.
@@ -83,6 +83,8 @@ pub enum EntityColumn {
 pub struct LookupSpec {
     /// The views.
     pub views: Vec<KeyedView>,
+    /// The parts of an entity's key.
+    pub parts: Vec<KeyColumn>,
     /// The entities.
     pub keys: KeySet,
     /// The instant that "now" means.
@@ -117,11 +119,17 @@ impl OnlineLookupExec {
         Self { spec: Arc::new(spec), layouts, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 
-    /// The view, where it reads one.
-    pub(super) fn view(&self) -> Option<&Arc<FeatureView>> {
-        match self.spec.views.as_slice() {
-            [keyed] => Some(&keyed.view),
-            _ => None,
+    /// The parts of an entity's key.
+    pub(super) fn parts(&self) -> &[KeyColumn] {
+        &self.spec.parts
+    }
+
+    /// What is read, as `EXPLAIN` says it.
+    pub(super) fn reads(&self) -> String {
+        let names: Vec<&str> = self.spec.views.iter().map(|keyed| keyed.view.name.as_str()).collect();
+        match names.as_slice() {
+            [view] => format!("view={view}"),
+            views => format!("views=[{}]", views.join(", ")),
         }
     }
 
@@ -138,15 +146,7 @@ impl OnlineLookupExec {
 
 impl DisplayAs for OnlineLookupExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnlineLookupExec: ")?;
-        match self.view() {
-            Some(view) => write!(f, "view={}", view.name)?,
-            None => {
-                let names: Vec<&str> = self.spec.views.iter().map(|keyed| keyed.view.name.as_str()).collect();
-                write!(f, "views=[{}]", names.join(", "))?;
-            }
-        }
-        write!(f, ", keys={}", self.spec.keys.len)
+        write!(f, "OnlineLookupExec: {}, keys={}", self.reads(), self.spec.keys.len)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `LookupJoinExec`: a few rows joined to a feature view, by its whole key, through the online store.
+//! `LookupJoinExec`: a few rows joined to a feature view or a service, by its whole key, through the online store.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,7 +24,6 @@ use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stre
 use crate::error::Result;
 use crate::online::EntityKey;
 use crate::online::key::entity_keys;
-use crate::registry::FeatureView;
 
 /// What becomes of left rows whose entity has no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd)]
@@ -36,7 +35,7 @@ pub enum LookupJoinKind {
 }
 
 /// Joins each left row with the row that its entity has in the right input, where an [`OnlineLookupExec`] that names no keys yet
-/// reads a view. Left rows are taken a batch at a time: their entities, each once, are one round trip.
+/// reads a view or several. Left rows are taken a batch at a time: their entities, each once, are one round trip.
 #[derive(Debug)]
 pub struct LookupJoinExec {
     left: Arc<dyn ExecutionPlan>,
@@ -50,7 +49,7 @@ pub struct LookupJoinExec {
 #[derive(Debug)]
 struct Join {
     right: Arc<dyn ExecutionPlan>,
-    /// The values of the view's keys, over the left input.
+    /// The values of the entities' keys, over the left input.
     values: Vec<Arc<dyn PhysicalExpr>>,
     /// The columns of the right input that are the keys.
     keys: Vec<usize>,
@@ -58,7 +57,7 @@ struct Join {
 }
 
 impl LookupJoinExec {
-    /// A join whose rows have `schema`: the left columns, then the right ones. For each key of the view there is a value over the
+    /// A join whose rows have `schema`: the left columns, then the right ones. For each part of a key there is a value over the
     /// left input and a column of the right.
     pub fn new(
         left: Arc<dyn ExecutionPlan>,
@@ -77,9 +76,9 @@ impl LookupJoinExec {
 impl DisplayAs for LookupJoinExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Join { right, values, kind, .. } = self.join.as_ref();
-        let view = view_of(right).map_or_else(|| "none".to_owned(), |view| view.name.clone());
+        let reads = lookup_of(right).map_or_else(|| "view=none".to_owned(), OnlineLookupExec::reads);
         let values = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "LookupJoinExec: view={view}, keys=[{values}], kind={kind:?}")
+        write!(f, "LookupJoinExec: {reads}, keys=[{values}], kind={kind:?}")
     }
 }
 
@@ -195,14 +194,14 @@ impl Join {
         let mut matches = vec![None; rows];
         let mut right = RecordBatch::new_empty(self.right.schema());
         // A plan that reads no view any more was found to give no rows.
-        if let Some(view) = view_of(&self.right) {
-            let asked = entity_keys(&view.keys, &values)?;
+        if let Some(lookup) = lookup_of(&self.right) {
+            let asked = entity_keys(lookup.parts(), &values)?;
             let keys = distinct(&asked, &values)?;
             counted.keys.add(keys.len);
             if keys.len > 0 {
                 right = self.found(keys, context).await?;
                 let columns: Vec<ArrayRef> = self.keys.iter().map(|column| Arc::clone(right.column(*column))).collect();
-                let found = entity_keys(&view.keys, &columns)?;
+                let found = entity_keys(lookup.parts(), &columns)?;
                 let places: HashMap<&EntityKey, u32> =
                     found.iter().zip(0..).filter_map(|(key, row)| Some((key.as_ref()?, row))).collect();
                 for (matched, key) in matches.iter_mut().zip(&asked) {
@@ -252,11 +251,11 @@ impl Join {
     }
 }
 
-/// The view at the bottom of a right input.
-fn view_of(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<FeatureView>> {
+/// The lookup at the bottom of a right input.
+fn lookup_of(plan: &Arc<dyn ExecutionPlan>) -> Option<&OnlineLookupExec> {
     match plan.downcast_ref::<OnlineLookupExec>() {
-        Some(lookup) => lookup.view(),
-        None => plan.children().into_iter().find_map(view_of),
+        Some(lookup) => Some(lookup),
+        None => plan.children().into_iter().find_map(lookup_of),
     }
 }
 

@@ -102,11 +102,11 @@ impl RelationProvider {
         self.asked
     }
 
-    /// Where a view is read in the present tense if all keys are bound; `None` for other relations.
-    pub(super) fn route_by_key(&self) -> Result<Option<Route>> {
+    /// Whether the online store answers for a view if all keys are bound; not for other relations.
+    pub(super) fn is_online_by_key(&self) -> bool {
         match &self.relation {
-            Relation::View(view, _) => choose(&self.context, view, Tense::Present, KeysBound::All).map(Some),
-            Relation::History(_) | Relation::Stored(_) => Ok(None),
+            Relation::View(view, moment) => is_online_by_key(&self.context, view, *moment),
+            Relation::History(_) | Relation::Stored(_) => false,
         }
     }
 
@@ -220,8 +220,8 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
             }
             At::Present if request.asked => {
                 told(&context, moment)?;
-                let columns = view.keys.iter().map(|key| arrow::array::new_empty_array(&key.data_type.arrow())).collect();
-                lookup_view(&context, view, KeySet { columns, len: 0 }, &request.projection)
+                let keys = no_keys(&view.keys);
+                lookup_view(&context, view, keys, &request.projection)
             }
             At::Present | At::Instant(_) | At::Commit => plan_view(request, view, moment).await,
         },
@@ -292,6 +292,13 @@ fn told(context: &StatementContext, moment: Moment) -> Result<()> {
     moment.known_at.map_or(Ok(()), |known_at| refuse_future(known_at, context.now))
 }
 
+/// Whether the online store answers for a view that is read now and whose keys are all bound. What the session insists on and
+/// cannot have is told where the view is read.
+pub(super) fn is_online_by_key(context: &StatementContext, view: &FeatureView, moment: Moment) -> bool {
+    let is_present = moment == Moment { at: At::Present, window: view.ttl, known_at: None, version: None };
+    is_present && matches!(choose(context, view, Tense::Present, KeysBound::All), Ok(Route::Online))
+}
+
 /// Where a view is read.
 pub(super) fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: KeysBound) -> Result<Route> {
     route(&Facts {
@@ -305,6 +312,12 @@ pub(super) fn choose(context: &StatementContext, view: &FeatureView, tense: Tens
         rows_held: context.held.get(&view.id).is_some_and(|rows| rows.iter().any(|batch| batch.num_rows() > 0)),
         versions_pinned: context.pinned,
     })
+}
+
+/// The keys of a lookup that a join will name.
+pub(super) fn no_keys(parts: &[KeyColumn]) -> KeySet {
+    let columns = parts.iter().map(|part| arrow::array::new_empty_array(&part.data_type.arrow())).collect();
+    KeySet { columns, len: 0 }
 }
 
 /// A lookup in one view.
@@ -321,20 +334,22 @@ fn lookup_view(
         column => EntityColumn::Of { view: 0, column },
     };
     let columns = projection.iter().map(column).collect();
+    let parts = view.keys.clone();
     let views = vec![KeyedView { view, places: (0..own).collect() }];
-    Ok(lookup(context, views, keys, columns, Arc::new(schema)))
+    Ok(lookup(context, views, (parts, keys), columns, Arc::new(schema)))
 }
 
 /// A lookup in these views, in the present.
 pub(super) fn lookup(
     context: &StatementContext,
     views: Vec<KeyedView>,
-    keys: KeySet,
+    (parts, keys): (Vec<KeyColumn>, KeySet),
     columns: Vec<EntityColumn>,
     schema: SchemaRef,
 ) -> Arc<dyn ExecutionPlan> {
     Arc::new(OnlineLookupExec::new(LookupSpec {
         views,
+        parts,
         keys,
         at: context.now.as_event_time(),
         columns,

@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::StatementContext;
 use super::keys::BoundKeys;
-use super::provider::{Exactness, choose, key_predicates, key_support, lookup, snapshot};
+use super::provider::{Exactness, choose, is_online_by_key, key_predicates, key_support, lookup, no_keys, snapshot};
 use super::route::{KeysBound, Route};
 use super::service::{Member, Service};
 use crate::error::{Error, Result};
@@ -38,6 +38,8 @@ pub(super) struct ServiceScan {
     places: Vec<Vec<usize>>,
     columns: Vec<EntityColumn>,
     schema: SchemaRef,
+    /// Whether a join asks for the keys of its rows.
+    asked: bool,
 }
 
 impl fmt::Debug for ServiceScan {
@@ -68,6 +70,7 @@ impl ServiceScan {
             places: service.members.iter().map(|member| member.places(definition)).collect::<Result<_>>()?,
             columns,
             schema: Arc::new(Schema::new(fields)),
+            asked: false,
         })
     }
 
@@ -84,6 +87,21 @@ impl ServiceScan {
     /// Its columns.
     pub(super) fn columns(&self) -> &[EntityColumn] {
         &self.columns
+    }
+
+    /// The same, read by a join that asks for the keys of its rows.
+    pub(super) fn asked(&self) -> Self {
+        Self { asked: true, ..self.clone() }
+    }
+
+    /// Whether a join asks for the keys of its rows.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Whether the online store answers for all members if all keys are bound.
+    pub(super) fn is_online_by_key(&self) -> bool {
+        self.members.iter().all(|member| is_online_by_key(&self.context, &member.view, member.moment))
     }
 
     /// Whether every member describes the same entities, so that their rows can be joined without naming any.
@@ -121,7 +139,9 @@ impl Request {
         let filters: Vec<&Expr> = filters.iter().collect();
         let keys = &scan.definition.keys;
         let bound = BoundKeys::of(keys, &filters)?;
-        let (named, predicates) = if bound.is_whole() {
+        let (named, predicates) = if scan.asked {
+            (Some(no_keys(keys)), Vec::new())
+        } else if bound.is_whole() {
             (Some(bound.key_set(keys)?), vec![Vec::new(); scan.members.len()])
         } else if scan.is_of_one_entity() {
             let of_member = |member: &Member| key_predicates(&member.view, keys, &bound);
@@ -147,7 +167,8 @@ impl Request {
         {
             let views = members.iter().zip(places);
             let views = views.map(|(member, places)| KeyedView { view: Arc::clone(&member.view), places: places.clone() });
-            return Ok(lookup(context, views.collect(), keys.clone(), self.columns, self.schema));
+            let keys = (self.scan.definition.keys.clone(), keys.clone());
+            return Ok(lookup(context, views.collect(), keys, self.columns, self.schema));
         }
         let mut joined = Vec::with_capacity(members.len());
         for ((number, (member, places)), predicates) in members.iter().zip(places).enumerate().zip(self.predicates) {
@@ -171,6 +192,10 @@ impl TableProvider for ServiceScan {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        if self.asked {
+            // Its rows are chosen by the join, and no filter is to choose others.
+            return Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()]);
+        }
         key_support(&self.definition.keys, filters, Exactness::IfWhole)
     }
 

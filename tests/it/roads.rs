@@ -809,7 +809,10 @@ const JOINS: &[(&str, bool)] = &[
     ),
     ("SELECT count(*), sum(c.price) FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN prices c ON c.k = v.k", true),
     ("SELECT v.k FROM (VALUES (1), (2), (7), (9)) AS v (k) WHERE EXISTS (SELECT 1 FROM prices c WHERE c.k = v.k)", false),
+    ("SELECT v.k, b.* FROM (VALUES (1), (2), (7), (9)) AS v (k) LEFT JOIN basket b ON b.k = v.k", true),
+    ("SELECT v.k, b.price FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN basket b USING (k) WHERE b.te IS NULL", true),
     // Not few, not the whole key, or not the present.
+    ("SELECT l.id, b.te FROM labels l LEFT JOIN basket b ON b.k = l.a", false),
     ("SELECT l.id, i.te FROM labels l LEFT JOIN items i ON i.k = l.a", false),
     ("SELECT v.a, p.x FROM (VALUES (1), (2)) AS v (a) JOIN pairs p ON p.a = v.a", false),
     (
