@@ -18,9 +18,10 @@ use futures::TryStreamExt;
 use super::batches::{as_type, batch_of, own_bytes};
 use super::key_dictionary::{KeyDictionary, NO_ENTITY};
 use super::lookup::{EntityColumn, KeySet};
+use super::snapshot::SnapshotExec;
 use super::{BATCH_ROWS, cooperative_stream, external, kernel, one_stream};
-use crate::error::Result;
-use crate::registry::FeatureView;
+use crate::error::{Error, Result};
+use crate::registry::{FeatureView, KeyColumn};
 
 /// The rows of a view, at most one an entity.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct EntityJoinExec {
 struct Join {
     /// For each member, which of the entities' keys are its own.
     places: Vec<Vec<usize>>,
+    /// The parts of an entity's key.
+    parts: Vec<KeyColumn>,
     keys: Option<KeySet>,
     columns: Vec<EntityColumn>,
 }
@@ -70,12 +73,35 @@ struct Matched {
 }
 
 impl EntityJoinExec {
-    /// A join whose rows have these columns, named and typed by `schema`.
-    pub fn new(members: Vec<EntityJoinMember>, keys: Option<KeySet>, columns: Vec<EntityColumn>, schema: SchemaRef) -> Self {
+    /// A join of the rows of entities whose keys have these parts; its rows have these columns, named and typed by `schema`.
+    pub fn new(
+        members: Vec<EntityJoinMember>,
+        (parts, keys): (Vec<KeyColumn>, Option<KeySet>),
+        columns: Vec<EntityColumn>,
+        schema: SchemaRef,
+    ) -> Self {
         let properties = one_stream(&schema, EmissionType::Final);
         let places = members.iter().map(|member| member.places.clone()).collect();
-        let join = Arc::new(Join { places, keys, columns });
+        let join = Arc::new(Join { places, parts, keys, columns });
         Self { members, join, schema, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+
+    /// The parts of an entity's key.
+    pub(super) fn parts(&self) -> &[KeyColumn] {
+        &self.join.parts
+    }
+
+    /// The same join of these entities; its members are snapshots.
+    pub(super) fn of(&self, keys: &KeySet) -> Result<Self> {
+        let of_keys = |member: &EntityJoinMember| {
+            let snapshot = member.plan.downcast_ref::<SnapshotExec>();
+            let snapshot = snapshot.ok_or_else(|| Error::internal("an entity's rows that are no snapshot"))?;
+            let plan = Arc::new(snapshot.of(keys.distinct_of(snapshot.view(), &member.places)?));
+            Ok(EntityJoinMember { plan, places: member.places.clone() })
+        };
+        let members = self.members.iter().map(of_keys).collect::<Result<_>>()?;
+        let Join { parts, columns, .. } = self.join.as_ref();
+        Ok(Self::new(members, (parts.clone(), Some(keys.clone())), columns.clone(), Arc::clone(&self.schema)))
     }
 }
 
@@ -112,8 +138,9 @@ impl ExecutionPlan for EntityJoinExec {
         }
         let places = self.join.places.iter().cloned();
         let members = children.into_iter().zip(places).map(|(plan, places)| EntityJoinMember { plan, places }).collect();
-        let Join { keys, columns, .. } = self.join.as_ref();
-        Ok(Arc::new(Self::new(members, keys.clone(), columns.clone(), Arc::clone(&self.schema))))
+        let Join { parts, keys, columns, .. } = self.join.as_ref();
+        let keys = (parts.clone(), keys.clone());
+        Ok(Arc::new(Self::new(members, keys, columns.clone(), Arc::clone(&self.schema))))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {

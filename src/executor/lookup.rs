@@ -305,7 +305,8 @@ async fn offline(spec: &LookupSpec) -> Result<EntityJoinExec> {
         };
         members.push(EntityJoinMember { plan: Arc::new(SnapshotExec::new(snapshot)?), places: places.clone() });
     }
-    Ok(EntityJoinExec::new(members, Some(spec.keys.clone()), spec.columns.clone(), Arc::clone(&spec.schema)))
+    let keys = (spec.parts.clone(), Some(spec.keys.clone()));
+    Ok(EntityJoinExec::new(members, keys, spec.columns.clone(), Arc::clone(&spec.schema)))
 }
 
 /// The schema of these columns of a view.

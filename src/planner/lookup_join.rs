@@ -248,7 +248,7 @@ fn asked_scan(scan: &TableScan) -> DfResult<Option<(LogicalPlan, Entities)>> {
     let found: Option<(Arc<dyn TableProvider>, Entities)> = if let Some(service) = provider.downcast_ref::<ServiceScan>() {
         let definition = service.definition();
         let entities = Entities { name: definition.name.clone(), parts: definition.keys.clone() };
-        (!service.is_asked() && service.is_online_by_key()).then(|| (Arc::new(service.asked()) as _, entities))
+        (!service.is_asked() && service.is_best_asked()).then(|| (Arc::new(service.asked()) as _, entities))
     } else if let Some(relation) = provider.downcast_ref::<RelationProvider>()
         && let Some((view, _)) = relation.as_view()
     {

@@ -99,9 +99,10 @@ impl ServiceScan {
         self.asked
     }
 
-    /// Whether the online store answers for all members if all keys are bound.
-    pub(super) fn is_online_by_key(&self) -> bool {
-        self.members.iter().all(|member| is_online_by_key(&self.context, &member.view, member.moment))
+    /// Whether a join does better to ask for keys: where the online store answers, and where nothing else can be asked.
+    pub(super) fn is_best_asked(&self) -> bool {
+        let is_online = |member: &Member| is_online_by_key(&self.context, &member.view, member.moment);
+        !self.is_of_one_entity() || self.members.iter().all(is_online)
     }
 
     /// Whether every member describes the same entities, so that their rows can be joined without naming any.
@@ -140,7 +141,7 @@ impl Request {
         let keys = &scan.definition.keys;
         let bound = BoundKeys::of(keys, &filters)?;
         let (named, predicates) = if scan.asked {
-            (Some(no_keys(keys)), Vec::new())
+            (Some(no_keys(keys)), vec![Vec::new(); scan.members.len()])
         } else if bound.is_whole() {
             (Some(bound.key_set(keys)?), vec![Vec::new(); scan.members.len()])
         } else if scan.is_of_one_entity() {
@@ -178,7 +179,8 @@ impl Request {
             let plan = snapshot(context, Arc::clone(view), member.moment, keys, predicates, projection).await?;
             joined.push(EntityJoinMember { plan, places: places.clone() });
         }
-        Ok(Arc::new(EntityJoinExec::new(joined, self.keys, self.columns, self.schema)))
+        let keys = (self.scan.definition.keys.clone(), self.keys);
+        Ok(Arc::new(EntityJoinExec::new(joined, keys, self.columns, self.schema)))
     }
 }
 

@@ -811,6 +811,10 @@ const JOINS: &[(&str, bool)] = &[
     ("SELECT v.k FROM (VALUES (1), (2), (7), (9)) AS v (k) WHERE EXISTS (SELECT 1 FROM prices c WHERE c.k = v.k)", false),
     ("SELECT v.k, b.* FROM (VALUES (1), (2), (7), (9)) AS v (k) LEFT JOIN basket b ON b.k = v.k", true),
     ("SELECT v.k, b.price FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN basket b USING (k) WHERE b.te IS NULL", true),
+    (
+        "SELECT v.*, s.* FROM (VALUES (1, 'x', 1), (1, 'y', 5), (3, 'x', 2), (NULL, 'x', 1), (9, 'q', 9)) AS v (a, b, k) LEFT JOIN visits s USING (a, b, k)",
+        true,
+    ),
     // Not few, not the whole key, or not the present.
     ("SELECT l.id, b.te FROM labels l LEFT JOIN basket b ON b.k = l.a", false),
     ("SELECT l.id, i.te FROM labels l LEFT JOIN items i ON i.k = l.a", false),
