@@ -94,6 +94,40 @@ async fn a_killed_redis_loses_nothing_and_is_filled_again() {
 }
 
 #[tokio::test]
+async fn a_service_is_read_as_its_views_are_while_redis_is_away() {
+    let gateway = Setup::new(Online::Redis).start();
+    let client = gateway.connect().await;
+    define(&client).await;
+    harness::run(&client, "CREATE ENTITY item KEY (item_id BIGINT)").await;
+    harness::run(&client, "CREATE FEATURE VIEW stock (pieces BIGINT) ENTITY item").await;
+    harness::run(&client, "INSERT INTO stock VALUES (2, '2025-06-01 00:00Z', 7)").await;
+    let service = "SELECT s.amount, k.pieces, s.amount * k.pieces AS worth FROM spend s, stock k";
+    harness::run(&client, &format!("CREATE FEATURE SERVICE input AS {service}")).await;
+    write(&client, 5).await;
+    // On the short road, planned, and joined to a few rows.
+    let asked = [
+        ("SELECT pieces FROM input WHERE customer_id = 1 AND item_id = 2", "7"),
+        ("SELECT worth FROM input WHERE customer_id = 1 AND item_id = 2", "35"),
+        ("SELECT i.worth FROM (VALUES (1, 2)) v (c, i) JOIN input i ON i.customer_id = v.c AND i.item_id = v.i", "35"),
+    ];
+    for (sql, expected) in asked {
+        until_online(&gateway, sql, expected).await;
+    }
+    gateway.redis().stop();
+    for (sql, expected) in asked {
+        check(Err(harness::failure(&client, sql).await), expected);
+    }
+    harness::run(&client, "SET tidegate.online_fallback = offline").await;
+    for (sql, expected) in asked {
+        assert_eq!(harness::value(&client, sql).await, expected, "{sql}");
+    }
+    gateway.redis().start_again();
+    for (sql, expected) in asked {
+        until_online(&gateway, sql, expected).await;
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_is_away_at_start_is_found_when_it_comes() {
     let mut gateway = Setup::new(Online::Redis).start();
     let client = gateway.connect().await;
