@@ -157,15 +157,21 @@ impl RedisStore {
         }
     }
 
-    /// What a script with these arguments gives for the view's applied version on each node.
-    async fn on_marks<T>(&self, session: &Session, view: ObjectId, script: &Script, arguments: &[String]) -> Result<Vec<T>, Failure>
+    /// What a script gives for the view's applied version on each node, with the arguments that are for that node.
+    async fn on_marks<T>(
+        &self,
+        session: &Session,
+        view: ObjectId,
+        script: &Script,
+        arguments: &[Vec<String>],
+    ) -> Result<Vec<T>, Failure>
     where
         T: redis::FromRedisValue,
     {
-        let call = async |(node, argument): (&Node, &String)| {
+        let call = async |(node, arguments): (&Node, &Vec<String>)| {
             let mut calls = redis::pipe();
-            let call = calls.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(self.keys.applied(view, &node.mark));
-            argument.split(ARGUMENTS).for_each(|argument| drop(call.arg(argument)));
+            let key = self.keys.applied(view, &node.mark);
+            calls.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key).arg(arguments);
             let (answer,) = calls_of_script(node.writes.clone(), script, &calls).await?;
             Ok(answer)
         };
@@ -212,9 +218,6 @@ impl RedisStore {
         Ok(())
     }
 }
-
-/// Stands between arguments of a script; no version and no mark has it.
-const ARGUMENTS: char = '\n';
 
 #[async_trait]
 impl OnlineStore for RedisStore {
@@ -293,7 +296,7 @@ impl OnlineStore for RedisStore {
         }
         let call = async |session: Arc<Session>| {
             let mark = || format!("{BUILDING}{}", uuid::Uuid::new_v4());
-            let marks: Vec<_> = session.nodes.iter().map(|_| mark()).collect();
+            let marks: Vec<_> = session.nodes.iter().map(|_| vec![mark()]).collect();
             self.on_marks::<String>(&session, view, &self.begin_build, &marks).await
         };
         let marks = self.within(self.limits.write, call).await.map_err(could_not_write)?;
@@ -312,7 +315,7 @@ impl OnlineStore for RedisStore {
             if from.len() != session.nodes.len() {
                 return Err(Failure::OtherEpoch);
             }
-            let arguments: Vec<_> = from.iter().map(|from| format!("{from}{ARGUMENTS}{to}")).collect();
+            let arguments: Vec<_> = from.into_iter().map(|from| vec![from, to.to_string()]).collect();
             self.on_marks::<bool>(&session, view, &self.advance, &arguments).await
         };
         match self.within(self.limits.write, call).await {

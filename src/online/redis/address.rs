@@ -88,7 +88,9 @@ impl Address {
                 _ => Err(malformed("The name of the service is expected after the sentinels.")),
             }),
             "redis+cluster" => Self::hosts(rest, |hosts, path| match path {
-                [] | ["0"] => Ok((Place::Cluster(hosts.into_iter().map(|host| with_port(host, PORT)).collect::<Result<_>>()?), None)),
+                [] | ["0"] => {
+                    Ok((Place::Cluster(hosts.into_iter().map(|host| with_port(host, PORT)).collect::<Result<_>>()?), None))
+                }
                 _ => Err(malformed("A cluster has no databases but 0.")),
             }),
             "redis+unix" | "unix" if !behind_tls => return Self::socket(rest, query),
@@ -121,8 +123,13 @@ impl Address {
         if !path.starts_with('/') {
             return Err(malformed("The path of the socket is expected, from the root."));
         }
-        let mut address =
-            Self { place: Place::Socket(decoded(path)?.into()), tls: None, user: None, password: None, database: database(None)? };
+        let mut address = Self {
+            place: Place::Socket(decoded(path)?.into()),
+            tls: None,
+            user: None,
+            password: None,
+            database: database(None)?,
+        };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("db", number)) => address.database = database(Some(number))?,

@@ -89,8 +89,7 @@ pub(super) async fn open(
             Ok(connection)
         }
         (Place::Host((host, port)), Some(tls)) => {
-            let address =
-                ConnectionAddr::TcpTls { host: host.as_str().into(), port: *port, insecure: false, tls_params: None };
+            let address = ConnectionAddr::TcpTls { host: host.as_str().into(), port: *port, insecure: false, tls_params: None };
             let tcp = TcpSettings::default().set_nodelay(true);
             let info = address.into_connection_info()?.set_tcp_settings(tcp).set_redis_settings(login.clone());
             let client = Client::build_with_tls(info, certificates(tls).await?)?;
@@ -108,10 +107,9 @@ async fn certificates(tls: &Tls) -> Result<TlsCertificates, RedisError> {
         None => None,
     };
     let client_tls = match &tls.certificate {
-        Some((certificate, key)) => Some(ClientTlsConfig {
-            client_cert: tokio::fs::read(certificate).await?,
-            client_key: tokio::fs::read(key).await?,
-        }),
+        Some((certificate, key)) => {
+            Some(ClientTlsConfig { client_cert: tokio::fs::read(certificate).await?, client_key: tokio::fs::read(key).await? })
+        }
         None => None,
     };
     Ok(TlsCertificates { client_tls, root_cert })
