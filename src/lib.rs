@@ -88,6 +88,8 @@
 //! - Both routes give the same rows for one instant, and both judge expiry by one function.
 //! - Only [`time`] reads the clock; only [`config`] knows the settings; only one room imports each heavy library.
 
+#![forbid(unsafe_code)]
+
 pub mod catalog;
 pub mod config;
 pub mod demo;

@@ -1,5 +1,7 @@
 //! The command line of Tidegate.
 
+mod allocator;
+
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
@@ -12,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// A feature store that speaks PostgreSQL
 #[derive(Parser)]
@@ -85,9 +87,12 @@ fn tune_libraries() {
     let settings = [
         // Lance leaves two cores to input and output, so of two it would use one.
         ("LANCE_CPU_THREADS", cores.as_str()),
-        // Milliseconds for which the allocator keeps memory that is free: the next query finds it there. Getting a page from the
+        // Of the system's allocator, which large blocks come from: few arenas, so that threads use each other's freed blocks; none but
+        // the largest blocks from pages of their own, and only so much free memory given back, because getting a page from the
         // system costs more than filling it.
-        ("MIMALLOC_PURGE_DELAY", "3000"),
+        ("MALLOC_ARENA_MAX", "2"),
+        ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+        ("MALLOC_TRIM_THRESHOLD_", "268435456"),
         // Huge pages are given back to the system whole or not at all: with them the process keeps twice what it uses.
         ("MIMALLOC_ALLOW_THP", "0"),
     ];
