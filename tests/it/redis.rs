@@ -264,7 +264,7 @@ async fn a_primary_that_lost_its_last_writes_is_given_them_again() {
     };
     tokio::time::timeout(DEADLINE, knows_replica()).await.expect("the sentinel does not see the replica");
     // The replica has what was written so far, and from here on nothing more.
-    assert_eq!(primary.cli(&["WAIT", "1", "10000"]), "1");
+    assert_eq!(primary.cli(&["WAIT", "1", "30000"]), "1");
     replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     for amount in 6..=20 {
         write(&client, amount).await;

@@ -204,7 +204,7 @@ impl Keeper {
                     continue;
                 }
                 Err(_late) => {
-                    self.is_away(&mut told, Obstacle::Silent, None).await;
+                    self.is_away(&mut told, self.silence(), None).await;
                     rest(&mut pause).await;
                     continue;
                 }
@@ -226,6 +226,11 @@ impl Keeper {
                 rest(&mut pause).await;
             }
         }
+    }
+
+    /// What it means that no answer comes: a server that speaks no TLS waits for the rest of what it takes for a command.
+    fn silence(&self) -> Obstacle {
+        if self.address.tls.is_some() { Obstacle::NoTls } else { Obstacle::Silent }
     }
 
     async fn is_away(&self, told: &mut Option<Obstacle>, obstacle: Obstacle, cause: Option<RedisError>) {
@@ -309,16 +314,18 @@ impl Keeper {
                 let mut node = open(&place, self.address.tls.as_ref(), &self.address.login(), &mut drivers).await?;
                 slots_seen_by(&mut node, &host).await
             };
-            match tokio::time::timeout(SENTINEL_TIMEOUT, ask).await {
+            let found = match tokio::time::timeout(SENTINEL_TIMEOUT, ask).await {
                 Ok(Ok(Some(map))) => return Ok(map),
-                Ok(Ok(None)) => why = (Obstacle::ClusterDown, None),
-                Ok(Err(error)) if error.to_string().contains("cluster support disabled") => {
-                    why = (Obstacle::NoCluster, Some(error));
-                }
-                Ok(Err(error)) => why = (obstacle(&error), Some(error)),
-                Err(_late) => why = (Obstacle::Silent, None),
+                Ok(Ok(None)) => (Obstacle::ClusterDown, None),
+                Ok(Err(error)) if error.to_string().contains("cluster support disabled") => (Obstacle::NoCluster, Some(error)),
+                Ok(Err(error)) => (obstacle(&error), Some(error)),
+                Err(_late) => (self.silence(), None),
+            };
+            tracing::debug!(node = %shown(&host), obstacle = %found.0, "the node does not tell its cluster's slots");
+            // What a node says is worth more than that another cannot be reached.
+            if why.0 == Obstacle::Unreachable {
+                why = found;
             }
-            tracing::debug!(node = %shown(&host), obstacle = %why.0, "the node does not tell its cluster's slots");
         }
         Err(why)
     }

@@ -51,7 +51,7 @@ impl fmt::Display for Obstacle {
                 "Its certificate is not trusted: it is by another authority (name the right one with ?ca=FILE), or for another name."
             }
             Self::Expired => "Its certificate has expired, or is not valid yet.",
-            Self::NoTls => "It does not speak TLS there: give its address as redis://, or the port that does.",
+            Self::NoTls => "It does not speak TLS there, or did not answer in time: without TLS its address begins with redis://.",
             Self::NoCertificate => "It wants another certificate of its clients, or one at all: name it with ?cert=FILE&key=FILE.",
             Self::NoCluster => "It is no cluster: give its address as redis://.",
             Self::IsCluster => "It is a node of a cluster: give its address as redis+cluster://.",
@@ -185,7 +185,7 @@ pub(super) fn obstacle(error: &RedisError) -> Obstacle {
 
 /// What the library for TLS says, which it says in words alone.
 fn tls_obstacle(said: &str) -> Obstacle {
-    if said.contains("Expired") || said.contains("NotValidYet") {
+    if said.contains("certificate expired") || said.contains("not valid yet") {
         Obstacle::Expired
     } else if said.contains("invalid peer certificate") {
         Obstacle::Untrusted

@@ -86,10 +86,8 @@ impl SlotMap {
                 left -= 1;
             }
         }
-        let mark = |(tag, (_, ranges)): (Option<u32>, &(Host, Vec<(u16, u16)>))| {
-            format!(":{:016x}:{{{}}}", fingerprint(ranges), tag.unwrap_or_default())
-        };
-        tags.into_iter().zip(&self.primaries).map(mark).collect()
+        let slots = self.primaries.iter().map(|(_, ranges)| fingerprint(ranges));
+        tags.into_iter().zip(slots).map(|(tag, slots)| format!(":{slots:016x}:{{{}}}", tag.unwrap_or_default())).collect()
     }
 }
 

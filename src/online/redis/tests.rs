@@ -267,7 +267,7 @@ async fn an_expired_certificate_and_a_port_without_tls_are_said() {
     let authority = server.folder().join("ca.pem").display().to_string();
     refuses(&format!("rediss://127.0.0.1:{port}?ca={authority}"), "Its certificate has expired, or is not valid yet.").await;
     let _plain = RedisServer::start_in(tempfile::tempdir().unwrap(), &["--port", &plain.to_string()]);
-    let said = "It does not speak TLS there: give its address as redis://, or the port that does.";
+    let said = "It does not speak TLS there, or did not answer in time: without TLS its address begins with redis://.";
     refuses(&format!("rediss://127.0.0.1:{plain}?ca={authority}"), said).await;
 }
 
