@@ -26,6 +26,8 @@ use crate::registry::{FeatureView, KeyColumn};
 /// The rows of a view, at most one an entity.
 #[derive(Clone, Debug)]
 pub struct EntityJoinMember {
+    /// The view.
+    pub view: Arc<FeatureView>,
     /// The rows: the view's keys, then what is wanted of it.
     pub plan: Arc<dyn ExecutionPlan>,
     /// Which of the entities' keys are the view's, in its order.
@@ -91,13 +93,19 @@ impl EntityJoinExec {
         &self.join.parts
     }
 
+    /// What is read, as `EXPLAIN` says it.
+    pub(super) fn reads(&self) -> String {
+        let names: Vec<&str> = self.members.iter().map(|member| member.view.name.as_str()).collect();
+        format!("views=[{}]", names.join(", "))
+    }
+
     /// The same join of these entities; its members are snapshots.
     pub(super) fn of(&self, keys: &KeySet) -> Result<Self> {
         let of_keys = |member: &EntityJoinMember| {
             let snapshot = member.plan.downcast_ref::<SnapshotExec>();
             let snapshot = snapshot.ok_or_else(|| Error::internal("an entity's rows that are no snapshot"))?;
-            let plan = Arc::new(snapshot.of(keys.distinct_of(snapshot.view(), &member.places)?));
-            Ok(EntityJoinMember { plan, places: member.places.clone() })
+            let plan = Arc::new(snapshot.of(keys.distinct_of(&member.view, &member.places)?));
+            Ok(EntityJoinMember { plan, ..member.clone() })
         };
         let members = self.members.iter().map(of_keys).collect::<Result<_>>()?;
         let Join { parts, columns, .. } = self.join.as_ref();
@@ -107,7 +115,7 @@ impl EntityJoinExec {
 
 impl DisplayAs for EntityJoinExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EntityJoinExec: views={}", self.members.len())?;
+        write!(f, "EntityJoinExec: {}", self.reads())?;
         match &self.join.keys {
             Some(keys) => write!(f, ", keys={}", keys.len),
             None => Ok(()),
@@ -136,8 +144,8 @@ impl ExecutionPlan for EntityJoinExec {
         if children.len() != self.members.len() {
             return Err(DataFusionError::Internal("an entity join lacks a child".into()));
         }
-        let places = self.join.places.iter().cloned();
-        let members = children.into_iter().zip(places).map(|(plan, places)| EntityJoinMember { plan, places }).collect();
+        let members = children.into_iter().zip(&self.members);
+        let members = members.map(|(plan, member)| EntityJoinMember { plan, ..member.clone() }).collect();
         let Join { parts, keys, columns, .. } = self.join.as_ref();
         let keys = (parts.clone(), keys.clone());
         Ok(Arc::new(Self::new(members, keys, columns.clone(), Arc::clone(&self.schema))))

@@ -303,7 +303,8 @@ async fn offline(spec: &LookupSpec) -> Result<EntityJoinExec> {
             predicates: Vec::new(),
             projection: EntityJoinMember::projection(view, number, &spec.columns),
         };
-        members.push(EntityJoinMember { plan: Arc::new(SnapshotExec::new(snapshot)?), places: places.clone() });
+        let plan = Arc::new(SnapshotExec::new(snapshot)?);
+        members.push(EntityJoinMember { view: Arc::clone(view), plan, places: places.clone() });
     }
     let keys = (spec.parts.clone(), Some(spec.keys.clone()));
     Ok(EntityJoinExec::new(members, keys, spec.columns.clone(), Arc::clone(&spec.schema)))

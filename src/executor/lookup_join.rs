@@ -80,7 +80,7 @@ impl DisplayAs for LookupJoinExec {
         let Join { right, values, kind, .. } = self.join.as_ref();
         let reads = match asked_of(right) {
             Some(Asked::Online(lookup)) => lookup.reads(),
-            Some(Asked::Offline(_)) => "route=offline".to_owned(),
+            Some(Asked::Offline(join)) => format!("{}, route=offline", join.reads()),
             None => "view=none".to_owned(),
         };
         let values = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

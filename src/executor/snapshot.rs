@@ -89,11 +89,6 @@ impl SnapshotExec {
         Ok(Self { spec: Arc::new(spec), schema, properties, metrics: ExecutionPlanMetricsSet::new() })
     }
 
-    /// The view.
-    pub(super) fn view(&self) -> &Arc<FeatureView> {
-        &self.spec.view
-    }
-
     /// The same snapshot of these entities.
     pub(super) fn of(&self, keys: KeySet) -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! `CREATE FEATURE SERVICE`, and what the query of a service cannot have.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use sqlparser::ast;
 use sqlparser::tokenizer::Token;
@@ -49,6 +50,17 @@ pub(super) fn create_feature_service(reader: &mut Reader<'_>, definition: Option
     Ok(Statement::CreateFeatureService(CreateFeatureService { name, definition, query, comment, options, if_not_exists }))
 }
 
+/// The keys that a join names: it joins as the comma does, an outer join by entity key.
+fn using(join: &ast::Join) -> Option<&[ast::ObjectName]> {
+    let (ast::JoinOperator::Join(constraint) | ast::JoinOperator::FullOuter(constraint)) = &join.join_operator else {
+        return None;
+    };
+    match constraint {
+        ast::JoinConstraint::Using(names) if !join.global => Some(names),
+        _ => None,
+    }
+}
+
 fn service_options(cursor: &mut Cursor<'_>, options: &mut BTreeMap<String, String>) -> Result<()> {
     cursor.expect_token(&Token::LParen)?;
     loop {
@@ -92,14 +104,29 @@ fn only_columns(query: &Query) -> Result<()> {
         (select.having.is_some(), "HAVING"),
         (!select.named_window.is_empty(), "WINDOW"),
         (select.from.is_empty(), "a SELECT without FROM"),
-        (select.from.iter().any(|from| !from.joins.is_empty()), "JOIN"),
     ];
     if let Some((_, what)) = clauses.iter().find(|(there, _)| *there) {
         return refused(what);
     }
-    let is_table = |from: &ast::TableWithJoins| matches!(&from.relation, ast::TableFactor::Table { args: None, .. });
-    if !select.from.iter().all(is_table) {
+    let joins = || select.from.iter().flat_map(|from| &from.joins);
+    if !joins().all(|join| using(join).is_some()) {
+        return refused("a join other than JOIN … USING");
+    }
+    let relations = select.from.iter().map(|from| &from.relation).chain(joins().map(|join| &join.relation));
+    if !relations.into_iter().all(|relation| matches!(relation, ast::TableFactor::Table { args: None, .. })) {
         return refused("anything but a feature view in FROM");
+    }
+    let merged: Vec<&ast::ObjectName> = joins().filter_map(using).flatten().collect();
+    let names_merged = |expr: &ast::Expr| match expr {
+        ast::Expr::Identifier(ident) => merged.iter().any(|name| name.to_string().eq_ignore_ascii_case(&ident.to_string())),
+        _ => false,
+    };
+    let found = ast::visit_expressions(&select.projection, |expr| match names_merged(expr) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+    if found.is_break() {
+        return refused("a column that USING merges");
     }
     let is_star = |item: &ast::SelectItem| matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..));
     if select.projection.iter().any(is_star) {

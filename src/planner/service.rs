@@ -6,6 +6,7 @@
 //! the same code each time.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -215,9 +216,13 @@ fn parts(plan: &LogicalPlan) -> Result<(Vec<Member>, Vec<Expr>)> {
 
 fn collect(plan: &LogicalPlan, members: &mut Vec<Member>) -> Result<()> {
     let (reference, scan) = match plan {
-        LogicalPlan::Join(join) if join.on.is_empty() && join.filter.is_none() => {
+        LogicalPlan::Join(join) if join.filter.is_none() => {
+            let start = members.len();
             collect(&join.left, members)?;
-            return collect(&join.right, members);
+            let middle = members.len();
+            collect(&join.right, members)?;
+            let (left, right) = members[start..].split_at(middle - start);
+            return if join.on.is_empty() { Ok(()) } else { joined_by_key(&join.on, left, right) };
         }
         LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) => return Err(refused("an aggregate or window function")),
         LogicalPlan::Unnest(_) => return Err(refused("a function that gives several rows")),
@@ -233,6 +238,26 @@ fn collect(plan: &LogicalPlan, members: &mut Vec<Member>) -> Result<()> {
     };
     members.push(Member { reference, view: Arc::clone(view), moment });
     Ok(())
+}
+
+/// Checks that `USING` names the keys that both sides have: by those their rows are joined, whatever it names.
+fn joined_by_key(on: &[(Expr, Expr)], left: &[Member], right: &[Member]) -> Result<()> {
+    let keys = |members: &[Member]| -> BTreeSet<String> {
+        members.iter().flat_map(|member| &member.view.keys).map(|key| key.name.clone()).collect()
+    };
+    let name = |(left, right): &(Expr, Expr)| match (left, right) {
+        (Expr::Column(left), Expr::Column(right)) if left.name == right.name => Some(left.name.clone()),
+        _ => None,
+    };
+    let named: Option<BTreeSet<String>> = on.iter().map(name).collect();
+    let (left, right) = (keys(left), keys(right));
+    let shared: BTreeSet<String> = left.intersection(&right).cloned().collect();
+    if named.is_some_and(|named| named == shared) {
+        return Ok(());
+    }
+    let shared: Vec<String> = shared.into_iter().collect();
+    Err(Error::unsupported("a join by anything but the entity keys in a feature service")
+        .hint(format!("Its views are joined by the keys that they share: {}.", shared.join(", "))))
 }
 
 fn refused(what: &str) -> Error {

@@ -177,7 +177,7 @@ impl Request {
             let keys = self.keys.as_ref().map(|keys| keys.distinct_of(view, places)).transpose()?;
             let projection = EntityJoinMember::projection(view, number, &self.columns);
             let plan = snapshot(context, Arc::clone(view), member.moment, keys, predicates, projection).await?;
-            joined.push(EntityJoinMember { plan, places: places.clone() });
+            joined.push(EntityJoinMember { view: Arc::clone(view), plan, places: places.clone() });
         }
         let keys = (self.scan.definition.keys.clone(), self.keys);
         Ok(Arc::new(EntityJoinExec::new(joined, keys, self.columns, self.schema)))
