@@ -58,7 +58,7 @@ class Bench:
         self.join_rows = arguments.join_rows
         self.folder = folder
         self.python, self.feast = installed_python()
-        self.client, self.ceiling = compiled("client"), compiled("ceiling")
+        self.client, self.ceiling = compiled("client", folder), compiled("ceiling", folder)
         self.table = figures.Table(arguments.histograms)
 
     def row(self, server, client, shape, connections, lookups, run, processor):
@@ -178,9 +178,8 @@ def joining(port, shape):
     print(f"    {len(took)} joins ran meanwhile, {sum(took) / len(took):.2f} s each", flush=True)
 
 
-def compiled(name):
-    WORK.mkdir(parents=True, exist_ok=True)
-    program = WORK / name
+def compiled(name, folder):
+    program = folder / name
     subprocess.run(["rustc", "-O", "--edition", "2024", "-o", program, HERE / f"{name}.rs"], check=True)
     return str(program)
 
@@ -222,21 +221,29 @@ def main():
         folder = pathlib.Path(name)
         folder.chmod(0o755)
         bench = Bench(arguments, folder)
-        if "single" in arguments.parts:
-            with servers.ceiling(bench.ceiling) as server:
-                bench.pgbench(server, [shape for shape in SHAPES if shape[0] != "in"])
-        if {"single", "batch", "service"} & set(arguments.parts):
-            with servers.postgres(folder) as server:
-                bench.all_of(server)
-        with servers.tidegate(folder, arguments.binary, "tidegate embedded") as server:
+        try:
+            every_server(bench)
+        finally:
+            # What was measured before something failed is worth its ratios, too.
+            figures.print_targets(bench.table)
+
+
+def every_server(bench):
+    """One server after another, so that none disturbs another's figures."""
+    if "single" in bench.parts:
+        with servers.ceiling(bench.ceiling) as server:
+            bench.pgbench(server, [shape for shape in SHAPES if shape[0] != "in"])
+    if {"single", "batch", "service"} & set(bench.parts):
+        with servers.postgres(bench.folder) as server:
             bench.all_of(server)
-            if "join" in arguments.parts:
-                bench.beside_a_join(server)
-        with servers.redis(folder, "redis") as store:
-            on_redis(bench, store)
-        if {"batch", "service"} & set(arguments.parts):
-            bench.ask_feast()
-        figures.print_targets(bench.table)
+    with servers.tidegate(bench.folder, bench.binary, "tidegate embedded") as server:
+        bench.all_of(server)
+        if "join" in bench.parts:
+            bench.beside_a_join(server)
+    with servers.redis(bench.folder, "redis") as store:
+        on_redis(bench, store)
+    if {"batch", "service"} & set(bench.parts):
+        bench.ask_feast()
 
 
 def on_redis(bench, store):

@@ -40,9 +40,10 @@ def pgbench(port, script, connections, folder):
         command = [tool("pgbench"), "-n", "-M", "prepared", "-f", str(path), "-c", str(connections), "-j", "1", "-T", str(seconds)]
         command += ["-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-l", "--sampling-rate=0.2", "postgres"]
         done = subprocess.run(command, cwd=log, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        rate = float(re.search(r"tps = ([0-9.]+)", done.stdout)[1])
+        rate = re.search(r"tps = ([0-9.]+)", done.stdout)
+        if done.returncode or not rate:
+            raise SystemExit(f"pgbench: {done.stdout}{done.stderr}")
+        rate = float(rate[1])
         latencies = [int(line.split()[2]) for file in log.iterdir() for line in file.read_text().splitlines()]
         return Run(rate, rate * seconds, latencies)
 
