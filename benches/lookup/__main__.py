@@ -70,7 +70,10 @@ class Bench:
         address = f"127.0.0.1:{server.port}"
         run = clients.asking(program, kind, address, connections, batch, self.folder, text)
         name = "compiled" if program == [self.client] else kind
-        self.row(server.name, name, shape, connections, batch, run, server.processor)
+        try:
+            self.row(server.name, name, shape, connections, batch, run, server.processor)
+        except clients.Refused as refused:
+            print(f"{server.name:<19}{name:<16}{shape:<11}{connections:>5} FAILED: {refused}", flush=True)
 
     def pgbench(self, server, shapes=SHAPES):
         for script, connections, lookups in shapes:

@@ -65,6 +65,10 @@ def redis_benchmark(port, connections, pipeline):
     return run
 
 
+class Refused(Exception):
+    """A client ended with an error, of which these are the last lines."""
+
+
 def asking(program, kind, address, connections, batch, folder, text):
     """The compiled client, or one in Python: `program` is what is run, the rest as client.rs says."""
 
@@ -73,7 +77,7 @@ def asking(program, kind, address, connections, batch, folder, text):
         command = [*program, kind, address, connections, seconds, ENTITIES, batch, file, text]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{kind}: {done.stderr[-2000:]}")
+            raise Refused(" ".join(done.stderr.splitlines()[-2:]))
         passed, *spent = map(float, done.stdout.splitlines()[-1].split())
         nanos = array.array("I", file.read_bytes())
         own = spent[0] if kind == "feast" else None
