@@ -144,7 +144,20 @@ def tidegate(folder, binary, name, *arguments):
         for view in VIEWS:
             psql(port, f"CREATE FEATURE VIEW {view} ({COLUMNS}) ENTITY subject")
         load(port, folder)
+        wait_until_ready(port)
         yield Server(name, port, lambda: tree_seconds(server.pid))
+        short, planned = psql(port, "SELECT lookups_short, lookups_planned FROM tidegate.online_store").strip().split("|")
+        print(f"    {name}: {short} lookups by the short road, {planned} were planned", flush=True)
+
+
+def wait_until_ready(port):
+    """Until the online store has every row: a lookup before that reads the offline one, at another speed."""
+    for _ in range(600):
+        rows = psql(port, "SELECT state, lag_commits FROM tidegate.freshness").split()
+        if rows == ["ready|0"] * len(VIEWS):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"the online store was not filled: {rows}")
 
 
 @contextlib.contextmanager
