@@ -30,5 +30,6 @@ tools-build:
 
 tools-test:
 	@./.ci/need 'command -v redis-server' redis-server redis
+	@./.ci/need 'command -v openssl' openssl openssl
 	@./.ci/need 'command -v psql' postgresql-client postgresql@14
 	@./.ci/need 'python3 -c "import ensurepip, venv"' python3-venv python3

@@ -73,3 +73,11 @@ FROM training_set
 WHERE late IS NOT NULL AND mean_arr_delay_1d IS NOT NULL
 GROUP BY last_day
 ORDER BY min(mean_arr_delay_1d);
+
+-- What a model reads is one table: a feature service over both views. By key it is one lookup; to it, the training set is one join.
+CREATE FEATURE SERVICE delay_input AS
+SELECT w.temp, w.visib, coalesce(w.wind_gust, w.wind_speed) AS wind, d.mean_arr_delay_1d FROM airport_weather w, carrier_delays d;
+SELECT origin, carrier, visib, wind::numeric(6, 2), mean_arr_delay_1d::numeric(6, 2) FROM delay_input WHERE origin = 'JFK' AND carrier IN ('B6', 'UA');
+SELECT count(*) AS flights, count(f.wind) AS with_wind, avg(f.mean_arr_delay_1d)::numeric(6, 2) AS mean_delay
+FROM flight_labels l
+LEFT JOIN delay_input AS OF l.scheduled_departure AS f USING (origin, carrier);

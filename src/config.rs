@@ -22,7 +22,8 @@ pub struct Given {
     #[arg(long, env = "TIDEGATE_DATA", value_name = "DIR")]
     pub data: Option<String>,
     /// The Redis that keeps the online rows (redis://user:password@host:port/database, redis+unix:///path,
-    /// redis+sentinel://host:port,host:port/service); without it they are kept in memory
+    /// redis+sentinel://host:port,host:port/service, redis+cluster://host:port,host:port; with rediss for redis behind TLS, and
+    /// ?ca=FILE&cert=FILE&key=FILE where the machine's own certificates are not enough); without it they are kept in memory
     #[arg(long, env = "TIDEGATE_REDIS", value_name = "URL", hide_env_values = true)]
     pub redis: Option<String>,
     /// How long a lookup waits for Redis, in milliseconds [default: 100]

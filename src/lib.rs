@@ -54,6 +54,10 @@
 //! `LATERAL`, `DISTINCT ON`, `row_number()` and scalar subqueries over `history.airport_weather` among them), becomes
 //! `AsOfJoinExec`, which streams the history past the collected left side and never sorts it.
 //!
+//! A feature service is planned as a view is: its query stands where it is named, over a relation that has its feature views'
+//! columns side by side. By whole keys that relation is one `OnlineLookupExec`, at a past instant, or unbound over one entity, an
+//! `EntityJoinExec` of snapshots; in an as-of join each feature view is one more side of the `AsOfJoinExec`.
+//!
 //! ## Life of a write
 //!
 //! `INSERT`, `COPY … FROM` and `CREATE TABLE … AS` end in one function, [`ingest::Ingest::write`]: the rows, checked by
@@ -74,7 +78,7 @@
 //! A view's rows are served while they are *whole*: while the store holds the version that says so and the connection over which
 //! that was found is the same. A lookup reads the version in one step with its rows; where it is gone, or the connection is another,
 //! the lookup reads the offline store, and [`ingest::Ingest::catch_up`] replays the commits that the store lacks or builds the view
-//! anew. A store that cannot be asked fails lookups at once, or sends them offline, as the session prefers.
+//! anew. In a cluster each primary keeps that version for its own rows, so that it is lost, or set back, with them. A store that cannot be asked fails lookups at once, or sends them offline, as the session prefers.
 //! [`gateway::audit`] compares both stores row by row.
 //!
 //! ## What holds everywhere

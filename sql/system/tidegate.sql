@@ -18,6 +18,11 @@ CREATE TABLE tidegate.tags (
     feature_view text NOT NULL, tag text NOT NULL, version bigint NOT NULL
 ) WITH (oid = 13103, kind = 'v');
 
+CREATE TABLE tidegate.feature_services (
+    name text NOT NULL, feature_views text[] NOT NULL, entities text[] NOT NULL, keys text[] NOT NULL, columns text[] NOT NULL,
+    owner text, tags text, comment text, definition text NOT NULL
+) WITH (oid = 13106, kind = 'v');
+
 -- How the online store is now. The times are those of this gateway's last 1,024 calls; keys and memory are all that the server
 -- has, others' too.
 CREATE TABLE tidegate.online_store (

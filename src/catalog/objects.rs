@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::definition::{SystemRelation, SystemRelations};
 use crate::offline::CREATED_TIME;
-use crate::registry::{Column, FeatureView, FileFormat, ObjectId, Registry, SqlView, Table, TableSource};
+use crate::registry::{Column, FeatureService, FeatureView, FileFormat, ObjectId, Registry, SqlView, Table, TableSource};
 use crate::types::SqlType;
 
 /// The role that owns everything.
@@ -182,6 +182,9 @@ impl Objects {
         }
         for view in registry.sql_views.values() {
             objects.add(sql_view(view));
+        }
+        for service in registry.services.values() {
+            objects.add(feature_service(service));
         }
         objects
     }
@@ -397,5 +400,27 @@ fn sql_view(view: &SqlView) -> Relation {
         comment: view.comment.clone(),
         definition: Some(view.definition.clone()),
         options: Vec::new(),
+    }
+}
+
+fn feature_service(service: &FeatureService) -> Relation {
+    let keys = service.keys.iter().map(|key| Attribute {
+        name: key.name.clone(),
+        data_type: key.data_type.clone(),
+        not_null: false,
+        comment: None,
+    });
+    let columns = plain_columns(&service.columns).into_iter().map(|column| Attribute { not_null: false, ..column });
+    Relation {
+        oid: service.id.0,
+        schema: "public".to_owned(),
+        name: service.name.clone(),
+        kind: RelationKind::View,
+        columns: keys.chain(columns).collect(),
+        key: None,
+        checks: Vec::new(),
+        comment: service.comment.clone(),
+        definition: Some(service.definition.clone()),
+        options: service.options.iter().map(|(name, value)| format!("{name}={value}")).collect(),
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn rows(schema: &str, name: &str, relation: &SystemRelation, source: 
         ("tidegate", "entities") => entities(&mut rows, source)?,
         ("tidegate", "feature_views") => feature_views(&mut rows, source)?,
         ("tidegate", "features") => features(&mut rows, source)?,
+        ("tidegate", "feature_services") => feature_services(&mut rows, source)?,
         ("tidegate", "tags") => tags(&mut rows, source)?,
         _ => {}
     }
@@ -462,6 +463,25 @@ fn features(rows: &mut Rows<'_>, source: &Source<'_>) -> Result<()> {
                 ("comment", feature.comment.clone().into()),
             ])?;
         }
+    }
+    Ok(())
+}
+
+fn feature_services(rows: &mut Rows<'_>, source: &Source<'_>) -> Result<()> {
+    for service in source.registry.services.values() {
+        let keys: Vec<&str> = service.keys.iter().map(|key| key.name.as_str()).collect();
+        let columns: Vec<&str> = service.columns.iter().map(|column| column.name.as_str()).collect();
+        rows.add([
+            ("name", service.name.as_str().into()),
+            ("feature_views", service.members.clone().into()),
+            ("entities", service.entities.clone().into()),
+            ("keys", keys.into()),
+            ("columns", columns.into()),
+            ("owner", service.options.get("owner").cloned().into()),
+            ("tags", service.options.get("tags").cloned().into()),
+            ("comment", service.comment.clone().into()),
+            ("definition", service.definition.as_str().into()),
+        ])?;
     }
     Ok(())
 }

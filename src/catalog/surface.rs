@@ -19,7 +19,7 @@ use super::{Scope, functions, live};
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{self, Query};
 use crate::planner::{self, Surface};
-use crate::registry::{FeatureView, SqlView, Table, TableSource};
+use crate::registry::{FeatureService, FeatureView, SqlView, Table, TableSource};
 
 /// How deep views may stand on views.
 const VIEW_DEPTH_MAX: usize = 32;
@@ -98,6 +98,7 @@ enum Meaning<'a> {
     History(&'a Arc<FeatureView>),
     Table(&'a Arc<Table>),
     View(&'a Arc<SqlView>),
+    Service(&'a Arc<FeatureService>),
     System(&'static str, &'a SystemRelation),
 }
 
@@ -111,6 +112,7 @@ impl Schema {
                 .or_else(|| registry.views.get(name).map(Meaning::FeatureView))
                 .or_else(|| registry.tables.get(name).map(Meaning::Table))
                 .or_else(|| registry.sql_views.get(name).map(Meaning::View))
+                .or_else(|| registry.services.get(name).map(Meaning::Service))
                 .or_else(|| system.get("pg_catalog", name).map(|relation| Meaning::System("pg_catalog", relation))),
             "history" => registry.views.get(name).map(Meaning::History),
             schema => system.get(schema, name).map(|relation| Meaning::System(schema, relation)),
@@ -130,6 +132,10 @@ impl Schema {
                 TableSource::External { .. } => planner::external_table(context, table).await?,
             },
             Meaning::View(view) => self.view(view).await?,
+            Meaning::Service(service) => {
+                let plan = self.plan(&service.name, &parser::parse_query(&service.definition)?).await?;
+                planner::feature_service(context, service, &plan)?
+            }
             Meaning::System(schema, relation) => self.system(schema, name, relation).await?,
         }))
     }
@@ -176,7 +182,7 @@ impl SchemaProvider for Schema {
         match self.name {
             "public" => {
                 let names = registry.views.keys().chain(registry.tables.keys()).chain(registry.sql_views.keys());
-                names.cloned().collect()
+                names.chain(registry.services.keys()).cloned().collect()
             }
             "history" => registry.views.keys().cloned().collect(),
             schema => self.scope.shared.system.names(schema).cloned().collect(),

@@ -1,10 +1,11 @@
-//! `OnlineLookupExec`: the newest rows of named entities, from the online store.
+//! `OnlineLookupExec`: the newest rows of named entities in one view or several, from the online store.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::filter;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{filter, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::TaskContext;
@@ -14,15 +15,16 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{StreamExt, TryStreamExt};
 
 use super::batches::{as_type, batch_of};
-use super::snapshot::{SnapshotSpec, snapshot_stream};
+use super::entity_join::{EntityJoinExec, EntityJoinMember};
+use super::snapshot::{SnapshotExec, SnapshotSpec};
 use super::source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};
-use super::{cooperative_stream, external, internal, kernel, one_stream};
+use super::{cooperative_stream, external, kernel, one_stream};
 use crate::error::Result;
 use crate::lookup::{could_not_read, is_live};
-use crate::offline::{BatchStream, Dataset, history_schema};
+use crate::offline::{Dataset, history_schema};
 use crate::online::key::entity_keys;
 use crate::online::{EntityKey, PackedRow, RowKey, RowLayout};
-use crate::registry::FeatureView;
+use crate::registry::{FeatureView, KeyColumn};
 use crate::time::EventTime;
 
 /// Distinct entity keys, one array a key column, in the view's order and types.
@@ -34,17 +36,63 @@ pub struct KeySet {
     pub len: usize,
 }
 
+impl KeySet {
+    /// The keys that these columns of them make, each once.
+    pub fn distinct_of(&self, view: &FeatureView, places: &[usize]) -> Result<Self> {
+        let columns: Vec<ArrayRef> = places.iter().map(|place| Arc::clone(&self.columns[*place])).collect();
+        if places.len() == self.columns.len() {
+            return Ok(Self { columns, len: self.len });
+        }
+        if columns.is_empty() {
+            return Ok(Self { columns, len: self.len.min(1) });
+        }
+        let mut seen = std::collections::HashSet::new();
+        let keys = entity_keys(&view.keys, &columns)?;
+        let first = keys.iter().zip(0_u32..).filter(|(key, _)| key.as_ref().is_some_and(|key| seen.insert(key)));
+        let rows = UInt32Array::from_iter_values(first.map(|(_, row)| row));
+        let columns = columns.iter().map(|column| take(column, &rows, None).map_err(kernel)).collect::<Result<_>>()?;
+        Ok(Self { columns, len: rows.len() })
+    }
+}
+
+/// A view that is read by the keys of entities.
+#[derive(Clone, Debug)]
+pub struct KeyedView {
+    /// The view.
+    pub view: Arc<FeatureView>,
+    /// Which of the entities' keys are its own, in its order.
+    pub places: Vec<usize>,
+}
+
+/// A column of the rows of entities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntityColumn {
+    /// A key, by its place.
+    Key(usize),
+    /// A column of a view's row behind its keys; NULL where the entity has no row there.
+    Of {
+        /// The view, by its place.
+        view: usize,
+        /// The column, by its place among the view's.
+        column: usize,
+    },
+}
+
 /// What a lookup asks.
 #[derive(Clone, Debug)]
 pub struct LookupSpec {
-    /// The view.
-    pub view: Arc<FeatureView>,
+    /// The views.
+    pub views: Vec<KeyedView>,
+    /// The parts of an entity's key.
+    pub parts: Vec<KeyColumn>,
     /// The entities.
     pub keys: KeySet,
     /// The instant that "now" means.
     pub at: EventTime,
-    /// The columns wanted, by place among the view's.
-    pub projection: Vec<usize>,
+    /// The columns wanted.
+    pub columns: Vec<EntityColumn>,
+    /// Their names and types.
+    pub schema: SchemaRef,
     /// Where to look.
     pub stores: Stores,
     /// What to do when the online store cannot be reached.
@@ -53,37 +101,43 @@ pub struct LookupSpec {
     pub pins: Arc<VersionPins>,
 }
 
-/// Reads the named entities' newest rows in one round trip, each at most once. Rows past their TTL and retractions are
-/// dropped here, by [`is_live`].
+/// Reads the named entities' newest rows of all views in one round trip, each at most once; an entity has a row where any of the
+/// views has a live one. Rows past their TTL and retractions are dropped here, by [`is_live`].
 #[derive(Debug)]
 pub struct OnlineLookupExec {
     spec: Arc<LookupSpec>,
-    layout: Arc<RowLayout>,
-    schema: SchemaRef,
+    layouts: Arc<Vec<RowLayout>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl OnlineLookupExec {
     /// A lookup.
-    pub fn new(spec: LookupSpec) -> Result<Self> {
-        let schema = Arc::new(spec.view.schema().project(&spec.projection).map_err(kernel)?);
-        let layout = Arc::new(RowLayout::new(&spec.view));
-        let properties = one_stream(&schema, EmissionType::Final);
-        Ok(Self { spec: Arc::new(spec), layout, schema, properties, metrics: ExecutionPlanMetricsSet::new() })
+    pub fn new(spec: LookupSpec) -> Self {
+        let layouts = Arc::new(spec.views.iter().map(|keyed| RowLayout::new(&keyed.view)).collect());
+        let properties = one_stream(&spec.schema, EmissionType::Final);
+        Self { spec: Arc::new(spec), layouts, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 
-    /// The view.
-    pub(super) fn view(&self) -> &Arc<FeatureView> {
-        &self.spec.view
+    /// The parts of an entity's key.
+    pub(super) fn parts(&self) -> &[KeyColumn] {
+        &self.spec.parts
+    }
+
+    /// What is read, as `EXPLAIN` says it.
+    pub(super) fn reads(&self) -> String {
+        let names: Vec<&str> = self.spec.views.iter().map(|keyed| keyed.view.name.as_str()).collect();
+        match names.as_slice() {
+            [view] => format!("view={view}"),
+            views => format!("views=[{}]", views.join(", ")),
+        }
     }
 
     /// The same lookup of these entities.
     pub(super) fn of(&self, keys: KeySet) -> Self {
         Self {
             spec: Arc::new(LookupSpec { keys, ..self.spec.as_ref().clone() }),
-            layout: Arc::clone(&self.layout),
-            schema: Arc::clone(&self.schema),
+            layouts: Arc::clone(&self.layouts),
             properties: Arc::clone(&self.properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -92,7 +146,7 @@ impl OnlineLookupExec {
 
 impl DisplayAs for OnlineLookupExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OnlineLookupExec: view={}, keys={}", self.spec.view.name, self.spec.keys.len)
+        write!(f, "OnlineLookupExec: {}, keys={}", self.reads(), self.spec.keys.len)
     }
 }
 
@@ -113,28 +167,27 @@ impl ExecutionPlan for OnlineLookupExec {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let (spec, layout, schema) = (Arc::clone(&self.spec), Arc::clone(&self.layout), Arc::clone(&self.schema));
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let (spec, layouts) = (Arc::clone(&self.spec), Arc::clone(&self.layouts));
         let keys = MetricBuilder::new(&self.metrics).counter("keys", partition);
         let hits = MetricBuilder::new(&self.metrics).counter("hits", partition);
         keys.add(spec.keys.len);
-        let target = Arc::clone(&schema);
         let stream = futures::stream::once(async move {
-            match lookup(&spec, &layout, &target).await {
+            match lookup(&spec, &layouts).await {
                 Ok(batch) => {
                     hits.add(batch.num_rows());
                     Ok(futures::stream::once(async { Ok(batch) }).boxed())
                 }
                 Err(error) if spec.fallback.reads_offline(&error) => {
-                    tracing::debug!(view = %spec.view.name, error = %error, "reading offline");
-                    from_offline(&spec).await
+                    tracing::debug!(error = %error, "reading offline");
+                    let offline = offline(&spec).await.map_err(external)?;
+                    Ok(offline.execute(0, context)?.boxed())
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(external(error)),
             }
         })
-        .try_flatten()
-        .map_err(external);
-        Ok(cooperative_stream(schema, stream))
+        .try_flatten();
+        Ok(cooperative_stream(Arc::clone(&self.spec.schema), stream))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -142,78 +195,118 @@ impl ExecutionPlan for OnlineLookupExec {
     }
 }
 
-async fn lookup(spec: &LookupSpec, layout: &RowLayout, schema: &SchemaRef) -> Result<RecordBatch> {
-    let view = &spec.view;
-    let entities = match view.keys.is_empty() {
-        true => vec![Some(EntityKey::global()); spec.keys.len],
-        false => entity_keys(&view.keys, &spec.keys.columns)?,
-    };
-    let mut places = Vec::with_capacity(entities.len());
-    let mut keys = Vec::with_capacity(entities.len());
-    for (place, entity) in entities.into_iter().enumerate() {
-        if let Some(entity) = entity {
-            places.push(place);
-            keys.push(RowKey { view: view.id, entity });
-        }
-    }
-    let found = spec.stores.online.get(&keys, spec.at).await.map_err(|error| could_not_read(view, error))?;
-    spec.stores.metrics.lookups_planned.add(1);
-    spec.stores.metrics.online_keys.add(keys.len() as u64);
-    let mut live = vec![false; spec.keys.len];
-    let mut rows: Vec<Option<&PackedRow>> = Vec::with_capacity(found.len());
-    for (place, row) in places.into_iter().zip(&found) {
-        if let Some(row) = row.as_ref().filter(|row| is_live(view, row, spec.at)) {
-            live[place] = true;
-            rows.push(Some(row));
-        }
-    }
-    spec.stores.metrics.online_hits.add(rows.len() as u64);
-    assemble(spec, layout, schema, &BooleanArray::from(live), &rows)
+/// The rows of the store that a lookup asks for: each key once, and for each view where the entities' rows are among them.
+#[derive(Default)]
+struct Request {
+    keys: Vec<RowKey>,
+    /// The view of each key.
+    views: Vec<usize>,
+    places: Vec<Vec<Option<usize>>>,
 }
 
-/// The wanted columns of the live rows: keys as they were asked for, event time and features as they were stored.
-fn assemble(
-    spec: &LookupSpec,
-    layout: &RowLayout,
-    schema: &SchemaRef,
-    live: &BooleanArray,
-    rows: &[Option<&PackedRow>],
-) -> Result<RecordBatch> {
-    let event_time = spec.view.event_time_index();
-    let features: Vec<usize> = spec.projection.iter().filter_map(|column| column.checked_sub(event_time + 1)).collect();
-    let stored = layout.unpack(rows, &features)?;
-    let mut next_feature = 1;
-    let mut columns = Vec::with_capacity(spec.projection.len());
-    for (column, field) in spec.projection.iter().zip(schema.fields()) {
-        let array = if *column < event_time {
-            filter(&spec.keys.columns[*column], live).map_err(kernel)?
-        } else if *column == event_time {
-            Arc::clone(&stored[0])
-        } else {
-            next_feature += 1;
-            Arc::clone(&stored[next_feature - 1])
+impl Request {
+    fn of(spec: &LookupSpec) -> Result<Self> {
+        let mut request = Self::default();
+        for (number, KeyedView { view, places }) in spec.views.iter().enumerate() {
+            let columns: Vec<ArrayRef> = places.iter().map(|place| Arc::clone(&spec.keys.columns[*place])).collect();
+            let entities = match columns.is_empty() {
+                true => vec![Some(EntityKey::global()); spec.keys.len],
+                false => entity_keys(&view.keys, &columns)?,
+            };
+            // Entities that differ share a row of this view where some of their keys are not its own.
+            let is_shared = places.len() < spec.keys.columns.len();
+            let mut seen: HashMap<EntityKey, usize> = HashMap::new();
+            let mut found = Vec::with_capacity(entities.len());
+            for entity in entities {
+                found.push(entity.map(|entity| {
+                    let next = request.keys.len();
+                    let place = if is_shared { *seen.entry(entity.clone()).or_insert(next) } else { next };
+                    if place == next {
+                        request.keys.push(RowKey { view: view.id, entity });
+                        request.views.push(number);
+                    }
+                    place
+                }));
+            }
+            request.places.push(found);
+        }
+        Ok(request)
+    }
+}
+
+async fn lookup(spec: &LookupSpec, layouts: &[RowLayout]) -> Result<RecordBatch> {
+    let request = Request::of(spec)?;
+    let found = spec.stores.online.get(&request.keys, spec.at).await.map_err(|error| match spec.views.first() {
+        Some(keyed) => could_not_read(&keyed.view, error),
+        None => error,
+    })?;
+    let metrics = &spec.stores.metrics;
+    metrics.lookups_planned.add(1);
+    metrics.online_keys.add(request.keys.len() as u64);
+    let live = |(row, view): (&Option<PackedRow>, &usize)| {
+        row.as_ref().is_some_and(|row| is_live(&spec.views[*view].view, row, spec.at))
+    };
+    let live: Vec<bool> = found.iter().zip(&request.views).map(live).collect();
+    metrics.online_hits.add(live.iter().filter(|live| **live).count() as u64);
+    let row = |place: &Option<usize>| place.filter(|place| live[*place]).and_then(|place| found[place].as_ref());
+    let rows: Vec<Vec<Option<&PackedRow>>> = request.places.iter().map(|places| places.iter().map(row).collect()).collect();
+    assemble(spec, layouts, &rows)
+}
+
+/// The wanted columns of the entities that have a live row: keys as they were asked for, event times and features as they were
+/// stored.
+fn assemble(spec: &LookupSpec, layouts: &[RowLayout], rows: &[Vec<Option<&PackedRow>>]) -> Result<RecordBatch> {
+    let is_there: Vec<bool> = (0..spec.keys.len).map(|entity| rows.iter().any(|rows| rows[entity].is_some())).collect();
+    let count = is_there.iter().filter(|there| **there).count();
+    let mut stored = Vec::with_capacity(rows.len());
+    for (number, (rows, layout)) in rows.iter().zip(layouts).enumerate() {
+        let shown: Vec<Option<&PackedRow>> =
+            rows.iter().zip(&is_there).filter(|(_, there)| **there).map(|(row, _)| *row).collect();
+        let first = spec.views[number].view.event_time_index() + 1;
+        let features = spec.columns.iter().filter_map(|column| match column {
+            EntityColumn::Of { view, column } if *view == number => column.checked_sub(first),
+            _ => None,
+        });
+        let mut columns = layout.unpack(&shown, &features.collect::<Vec<_>>())?.into_iter();
+        let event_times = columns.next().ok_or_else(|| crate::error::Error::internal("rows without event times"))?;
+        stored.push((first, event_times, columns));
+    }
+    let is_there = BooleanArray::from(is_there);
+    let mut columns = Vec::with_capacity(spec.columns.len());
+    for (column, field) in spec.columns.iter().zip(spec.schema.fields()) {
+        let array = match *column {
+            EntityColumn::Key(place) => filter(&spec.keys.columns[place], &is_there).map_err(kernel)?,
+            EntityColumn::Of { view, column } => {
+                let (first, event_times, features) = &mut stored[view];
+                let feature = if column < *first { None } else { features.next() };
+                feature.unwrap_or_else(|| Arc::clone(event_times))
+            }
         };
         columns.push(as_type(&array, field.data_type())?);
     }
-    batch_of(schema, columns, rows.len())
+    batch_of(&spec.schema, columns, count)
 }
 
 /// The same question to the offline store.
-async fn from_offline(spec: &LookupSpec) -> Result<BatchStream> {
-    let dataset = Dataset::History(spec.view.id);
-    let schema = history_schema(&spec.view);
-    let reader = DatasetReader::open(dataset, schema, &spec.stores, &spec.pins, &HeldRows::new()).await?;
-    let snapshot = SnapshotSpec {
-        view: Arc::clone(&spec.view),
-        reader,
-        at: Some(spec.at),
-        window: spec.view.ttl,
-        known_at: None,
-        keys: Some(spec.keys.clone()),
-        predicates: Vec::new(),
-        projection: spec.projection.clone(),
-    };
-    Ok(snapshot_stream(Arc::new(snapshot), None).map_err(internal).boxed())
+async fn offline(spec: &LookupSpec) -> Result<EntityJoinExec> {
+    let mut members = Vec::with_capacity(spec.views.len());
+    for (number, KeyedView { view, places }) in spec.views.iter().enumerate() {
+        let dataset = Dataset::History(view.id);
+        let reader = DatasetReader::open(dataset, history_schema(view), &spec.stores, &spec.pins, &HeldRows::new()).await?;
+        let snapshot = SnapshotSpec {
+            view: Arc::clone(view),
+            reader,
+            at: Some(spec.at),
+            window: view.ttl,
+            known_at: None,
+            keys: Some(spec.keys.distinct_of(view, places)?),
+            predicates: Vec::new(),
+            projection: EntityJoinMember::projection(view, number, &spec.columns),
+        };
+        members.push(EntityJoinMember { plan: Arc::new(SnapshotExec::new(snapshot)?), places: places.clone() });
+    }
+    let keys = (spec.parts.clone(), Some(spec.keys.clone()));
+    Ok(EntityJoinExec::new(members, keys, spec.columns.clone(), Arc::clone(&spec.schema)))
 }
 
 /// The schema of these columns of a view.

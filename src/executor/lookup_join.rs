@@ -1,4 +1,4 @@
-//! `LookupJoinExec`: a few rows joined to a feature view, by its whole key, through the online store.
+//! `LookupJoinExec`: a few rows joined to a feature view or a service, by its whole key, through the online store.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,12 +19,13 @@ use datafusion::physical_plan::{
 use futures::TryStreamExt;
 
 use super::batches::{as_type, batch_of};
+use super::entity_join::EntityJoinExec;
 use super::lookup::{KeySet, OnlineLookupExec};
 use super::{BATCH_ROWS, cooperative_stream, external, internal, kernel, one_stream};
 use crate::error::Result;
 use crate::online::EntityKey;
 use crate::online::key::entity_keys;
-use crate::registry::FeatureView;
+use crate::registry::KeyColumn;
 
 /// What becomes of left rows whose entity has no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd)]
@@ -36,7 +37,7 @@ pub enum LookupJoinKind {
 }
 
 /// Joins each left row with the row that its entity has in the right input, where an [`OnlineLookupExec`] that names no keys yet
-/// reads a view. Left rows are taken a batch at a time: their entities, each once, are one round trip.
+/// reads a view or several, or an [`EntityJoinExec`] that does so where the online store cannot answer. Left rows are taken a batch at a time: their entities, each once, are one round trip.
 #[derive(Debug)]
 pub struct LookupJoinExec {
     left: Arc<dyn ExecutionPlan>,
@@ -50,7 +51,7 @@ pub struct LookupJoinExec {
 #[derive(Debug)]
 struct Join {
     right: Arc<dyn ExecutionPlan>,
-    /// The values of the view's keys, over the left input.
+    /// The values of the entities' keys, over the left input.
     values: Vec<Arc<dyn PhysicalExpr>>,
     /// The columns of the right input that are the keys.
     keys: Vec<usize>,
@@ -58,7 +59,7 @@ struct Join {
 }
 
 impl LookupJoinExec {
-    /// A join whose rows have `schema`: the left columns, then the right ones. For each key of the view there is a value over the
+    /// A join whose rows have `schema`: the left columns, then the right ones. For each part of a key there is a value over the
     /// left input and a column of the right.
     pub fn new(
         left: Arc<dyn ExecutionPlan>,
@@ -77,9 +78,13 @@ impl LookupJoinExec {
 impl DisplayAs for LookupJoinExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Join { right, values, kind, .. } = self.join.as_ref();
-        let view = view_of(right).map_or_else(|| "none".to_owned(), |view| view.name.clone());
+        let reads = match asked_of(right) {
+            Some(Asked::Online(lookup)) => lookup.reads(),
+            Some(Asked::Offline(_)) => "route=offline".to_owned(),
+            None => "view=none".to_owned(),
+        };
         let values = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "LookupJoinExec: view={view}, keys=[{values}], kind={kind:?}")
+        write!(f, "LookupJoinExec: {reads}, keys=[{values}], kind={kind:?}")
     }
 }
 
@@ -195,14 +200,15 @@ impl Join {
         let mut matches = vec![None; rows];
         let mut right = RecordBatch::new_empty(self.right.schema());
         // A plan that reads no view any more was found to give no rows.
-        if let Some(view) = view_of(&self.right) {
-            let asked = entity_keys(&view.keys, &values)?;
+        if let Some(reads) = asked_of(&self.right) {
+            let parts = reads.parts();
+            let asked = entity_keys(parts, &values)?;
             let keys = distinct(&asked, &values)?;
             counted.keys.add(keys.len);
             if keys.len > 0 {
                 right = self.found(keys, context).await?;
                 let columns: Vec<ArrayRef> = self.keys.iter().map(|column| Arc::clone(right.column(*column))).collect();
-                let found = entity_keys(&view.keys, &columns)?;
+                let found = entity_keys(parts, &columns)?;
                 let places: HashMap<&EntityKey, u32> =
                     found.iter().zip(0..).filter_map(|(key, row)| Some((key.as_ref()?, row))).collect();
                 for (matched, key) in matches.iter_mut().zip(&asked) {
@@ -217,8 +223,13 @@ impl Join {
     /// The rows of the right input, of these entities.
     async fn found(&self, keys: KeySet, context: &Arc<TaskContext>) -> Result<RecordBatch> {
         let right = Arc::clone(&self.right).transform_up(|plan| {
-            Ok(match plan.downcast_ref::<OnlineLookupExec>() {
-                Some(lookup) => Transformed::yes(Arc::new(lookup.of(keys.clone())) as Arc<dyn ExecutionPlan>),
+            let of_keys: Option<Arc<dyn ExecutionPlan>> = match asked(&plan) {
+                Some(Asked::Online(lookup)) => Some(Arc::new(lookup.of(keys.clone()))),
+                Some(Asked::Offline(join)) => Some(Arc::new(join.of(&keys).map_err(external)?)),
+                None => None,
+            };
+            Ok(match of_keys {
+                Some(of_keys) => Transformed::yes(of_keys),
                 None => Transformed::no(plan),
             })
         });
@@ -252,12 +263,30 @@ impl Join {
     }
 }
 
-/// The view at the bottom of a right input.
-fn view_of(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<FeatureView>> {
-    match plan.downcast_ref::<OnlineLookupExec>() {
-        Some(lookup) => Some(lookup.view()),
-        None => plan.children().into_iter().find_map(view_of),
+/// What a right input is asked of.
+enum Asked<'a> {
+    Online(&'a OnlineLookupExec),
+    /// The same from the history, where the online store cannot answer.
+    Offline(&'a EntityJoinExec),
+}
+
+impl<'a> Asked<'a> {
+    fn parts(&self) -> &'a [KeyColumn] {
+        match self {
+            Asked::Online(lookup) => lookup.parts(),
+            Asked::Offline(join) => join.parts(),
+        }
     }
+}
+
+fn asked(plan: &Arc<dyn ExecutionPlan>) -> Option<Asked<'_>> {
+    let online = plan.downcast_ref::<OnlineLookupExec>().map(Asked::Online);
+    online.or_else(|| plan.downcast_ref::<EntityJoinExec>().map(Asked::Offline))
+}
+
+/// What stands at the bottom of a right input.
+fn asked_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Asked<'_>> {
+    asked(plan).or_else(|| plan.children().into_iter().find_map(asked_of))
 }
 
 /// Each entity once, with the values of its keys; without those of which a part is NULL.

@@ -2,8 +2,9 @@
 //!
 //! Each operator knows one way to read: [`OnlineLookupExec`] asks the online store by key,
 //! [`LookupJoinExec`] does so for the rows of its left side, [`SnapshotExec`] finds the newest
-//! row of each entity at an instant, [`AsOfJoinExec`] does so for every row of its left side at that row's own instant, and
-//! [`DatasetScanExec`] reads stored rows as they are. None of them decides which one runs: that is the planner's part.
+//! row of each entity at an instant, [`EntityJoinExec`] puts those of several views side by side, [`AsOfJoinExec`] finds them
+//! for every row of its left side at that row's own instant, and [`DatasetScanExec`] reads stored rows as they are. None of
+//! them decides which one runs: that is the planner's part.
 
 mod as_of_fetch;
 mod as_of_join;
@@ -13,6 +14,7 @@ mod as_of_run;
 mod as_of_side;
 mod batches;
 mod candidates;
+mod entity_join;
 mod key_dictionary;
 mod latest;
 mod lookup;
@@ -29,7 +31,8 @@ mod workers;
 pub use as_of_join::AsOfJoinExec;
 pub use as_of_side::{AsOfKind, AsOfSide, AsOfSource, Bound, Direction, Reach};
 pub use batches::{conform, own_bytes};
-pub use lookup::{KeySet, LookupSpec, OnlineLookupExec};
+pub use entity_join::{EntityJoinExec, EntityJoinMember};
+pub use lookup::{EntityColumn, KeySet, KeyedView, LookupSpec, OnlineLookupExec};
 pub use lookup_join::{LookupJoinExec, LookupJoinKind};
 pub use runtime::QueryRuntime;
 pub use scan::DatasetScanExec;

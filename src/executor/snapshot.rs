@@ -88,6 +88,21 @@ impl SnapshotExec {
         let properties = one_stream(&schema, EmissionType::Final);
         Ok(Self { spec: Arc::new(spec), schema, properties, metrics: ExecutionPlanMetricsSet::new() })
     }
+
+    /// The view.
+    pub(super) fn view(&self) -> &Arc<FeatureView> {
+        &self.spec.view
+    }
+
+    /// The same snapshot of these entities.
+    pub(super) fn of(&self, keys: KeySet) -> Self {
+        Self {
+            spec: Arc::new(SnapshotSpec { keys: Some(keys), ..self.spec.as_ref().clone() }),
+            schema: Arc::clone(&self.schema),
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
 }
 
 impl DisplayAs for SnapshotExec {

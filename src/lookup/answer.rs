@@ -74,8 +74,7 @@ impl Ask {
     fn span(&self, entity: &EntityKey, part: usize) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>)> {
         let bytes = entity.as_bytes();
         let mut rest = bytes;
-        let keys = self.lookup.views.first().map_or(&[][..], |view| &view.view.keys);
-        for (place, key) in keys.iter().enumerate() {
+        for (place, key) in self.lookup.parts.iter().enumerate() {
             let start = bytes.len() - rest.len();
             let (value, behind) = split_part(&key.data_type, rest).ok_or_else(no_such_part)?;
             let end = bytes.len() - behind.len();
@@ -142,21 +141,24 @@ impl<'a> Found<'a> {
             }
             row.views.push(live);
         }
-        true
+        row.views.iter().any(Option::is_some)
     }
 
     /// The packed bytes of a cell of the row; `None` for NULL. `XX001` where a stored row is not what it should be.
     pub fn cell(&self, row: &LiveRow<'a>, source: CellSource) -> Result<Option<&'a [u8]>> {
-        let (CellSource::Key { view, .. } | CellSource::EventTime { view } | CellSource::Feature { view, .. }) = source;
-        let Some(stored) = row.views.get(view).copied().flatten() else { return Ok(None) };
-        match source {
+        let live = |view: usize| row.views.get(view).copied().flatten();
+        Ok(match source {
+            CellSource::Key { view: Some(view), .. } if live(view).is_none() => None,
             CellSource::Key { part, .. } => {
                 let entity = row.entity.ok_or_else(no_such_part)?;
-                Ok(entity.as_bytes().get(self.ask.span(entity, part)?.1))
+                entity.as_bytes().get(self.ask.span(entity, part)?.1)
             }
-            CellSource::EventTime { .. } => Ok(Some(stored.event_time_bytes())),
-            CellSource::Feature { place, .. } => self.ask.lookup.views[view].layout.value(stored, place),
-        }
+            CellSource::EventTime { view } => live(view).map(PackedRow::event_time_bytes),
+            CellSource::Feature { view, place } => match live(view) {
+                Some(stored) => self.ask.lookup.views[view].layout.value(stored, place)?,
+                None => None,
+            },
+        })
     }
 }
 

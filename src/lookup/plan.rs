@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::keys::KeyPlan;
 use crate::online::RowLayout;
-use crate::registry::FeatureView;
+use crate::registry::{FeatureView, KeyColumn};
 use crate::types::SqlType;
 
 /// What a statement was compiled under, beside its text: it means the same wherever these are the same.
@@ -28,9 +28,11 @@ impl Standpoint {
 pub struct CompiledLookup {
     /// Where it holds.
     pub standpoint: Standpoint,
-    /// The entities asked for: keys of the first view.
+    /// The parts of an entity's key.
+    pub parts: Vec<KeyColumn>,
+    /// The entities asked for.
     pub keys: KeyPlan,
-    /// The views: the first, then those joined to it.
+    /// The views that are asked. An entity without a live row in any of them is no row of the answer.
     pub views: Vec<LookupView>,
     /// The columns of a row of the answer.
     pub columns: Vec<LookupColumn>,
@@ -70,11 +72,11 @@ pub struct LookupColumn {
 /// Where the values of a column are; views by their place in the lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellSource {
-    /// A part of the entity's key, where this view has a live row.
+    /// A part of the entity's key.
     Key {
-        /// The view.
-        view: usize,
-        /// The part of the first view's key.
+        /// The view without whose live row it is NULL.
+        view: Option<usize>,
+        /// The part.
         part: usize,
     },
     /// The event time of a view's row.

@@ -8,12 +8,17 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array};
 use uuid::Uuid;
 
+use self::redis_cluster::RedisCluster;
 use super::key::entity_keys;
 use super::*;
 use crate::error::SqlState;
 use crate::registry::{KeyColumn, StoreId};
 use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
+
+#[allow(dead_code, reason = "the tests from outside use the rest of it")]
+#[path = "../../tests/it/harness/redis_cluster.rs"]
+mod redis_cluster;
 
 pub(super) const VIEW: ObjectId = ObjectId(16_384);
 pub(super) const OTHER: ObjectId = ObjectId(16_385);
@@ -26,15 +31,24 @@ pub(crate) struct RedisServer {
 
 impl RedisServer {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let child = Self::run(folder.path());
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// One with these further arguments, and files of its own in `folder`.
+    pub(super) fn start_in(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let child = Self::run(folder.path(), arguments);
         Self { child, folder }
     }
 
-    fn run(folder: &Path) -> Child {
+    /// The folder of its files.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn run(folder: &Path, arguments: &[&str]) -> Child {
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]);
-        command.arg(folder.join("redis.sock")).arg("--dir").arg(folder).stdout(Stdio::null());
+        command.arg(folder.join("redis.sock")).arg("--dir").arg(folder).args(arguments).stdout(Stdio::null());
         let child = command.spawn().expect("redis-server is not installed: apt-get install redis-server");
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(folder.join("redis.sock")).is_err() {
@@ -79,7 +93,7 @@ impl RedisServer {
     /// Starts it again, empty.
     pub(crate) fn start_again(&mut self) {
         std::fs::remove_file(self.folder.path().join("redis.sock")).ok();
-        self.child = Self::run(self.folder.path());
+        self.child = Self::run(self.folder.path(), &[]);
     }
 }
 
@@ -373,9 +387,19 @@ async fn redis_keeps_the_contract() {
     contract(connect(&server)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_keeps_the_contract() {
+    let cluster = RedisCluster::start(3);
+    contract(connect_to(&cluster.url())).await;
+}
+
 /// Limits that only a call which never ends reaches, however busy the machine is.
 pub(crate) const PATIENT: CallLimits = CallLimits { read: Duration::from_secs(5), write: Duration::from_secs(20) };
 
 pub(super) fn connect(server: &RedisServer) -> Arc<dyn OnlineStore> {
-    Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4()), PATIENT).unwrap())
+    connect_to(&server.url())
+}
+
+pub(super) fn connect_to(url: &str) -> Arc<dyn OnlineStore> {
+    Arc::new(RedisStore::connect(url, StoreId(Uuid::new_v4()), PATIENT).unwrap())
 }

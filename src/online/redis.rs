@@ -15,6 +15,22 @@
 //! - A version is that of the view's history dataset, in decimal digits: the row of every entity is there and the newest up to
 //!   that commit, unless its event time has not come. Without this key the rows are worth nothing.
 //!
+//! In a cluster each primary keeps an applied version of its own for its rows, under `<store>:<view>:applied:<slots>:{<number>}`:
+//! `<slots>` stands for the slots that it serves (FNV-1a, 64 bits, of the first and last slot of each of its ranges, in order and
+//! joined where they touch, as 16-bit little endian, in 16 hexadecimal digits), `<number>` is the least one whose slot is among them.
+//! A view's rows are whole up to the least of these versions, and not where one is missing.
+//!
+//! - The version lies with the rows that it speaks for and is written after them, on one server: what that server replicates keeps this
+//!   order, so a replica that is promoted without the last rows is without the last versions too, and the commits are replayed.
+//! - Where the slots are served otherwise, the keys are others, and missing: the view is built anew, while lookups read the offline
+//!   store. Rows are never moved from node to node by us. Versions under the keys of slots served before are removed then, so that
+//!   they do not speak again once the slots are served as before.
+//! - A slot that is on its way to another node is answered for by neither. Lookups of its keys that have gone read the offline store;
+//!   what is written there is durable, and online once the slot has arrived. Should the migration be given up half way, `REFRESH
+//!   ONLINE` brings back what went.
+//! - A primary that the others have given up, and that can still be reached from here, is believed until it notices, which takes it
+//!   `cluster-node-timeout`, or until the slots are next asked for, once a second.
+//!
 //! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the scripts below, which compare first.
 //!
 //! A Redis that is away is noticed by [`link`], and calls then fail at once. One that hangs, or answers slowly, costs a lookup
@@ -24,14 +40,18 @@
 //! connection; a lookup reads it in the same step as its rows, so that none is taken for missing that was lost.
 
 mod address;
+mod calls;
 mod link;
+mod open;
+mod scripts;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
+use futures::future::try_join_all;
 use redis::{ErrorKind, Script, ServerErrorKind};
 
 use super::{BuildId, EntityKey, Epoch, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
@@ -40,19 +60,19 @@ use crate::metrics::Durations;
 use crate::registry::{ObjectId, StoreId};
 use crate::time::DatasetVersion;
 use address::Address;
-use link::{Failure, Link, Session, info_field};
-
-/// How many keys one `MGET` names: Redis answers nobody else meanwhile, for less than a millisecond.
-const MGET_KEYS: usize = 512;
-
-/// How many rows one call of the script compares: Redis answers nobody else meanwhile, for about a millisecond.
-const SCRIPT_ROWS: usize = 256;
-
-/// How many calls of the script travel together.
-const PIPELINE_CALLS: usize = 16;
+use calls::{Keys, MGET_KEYS, WRITE_ROWS, calls_of_script, rows_of, upserts};
+use link::{Failure, Link, Node, Session};
+use open::{Obstacle, info_field};
+use scripts::{ADVANCE, BEGIN_BUILD, UPSERT};
 
 /// How many keys one step of a `SCAN` looks at.
 const SCAN_COUNT: usize = 1000;
+
+/// Where in the cursor of a page the number of the node stands, above the node's own cursor.
+const NODE_SHIFT: u32 = 52;
+
+/// How long a call waits that came while a slot was on its way to another node.
+const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
 /// How the value of a view's applied version begins while its rows are being built.
 const BUILDING: &str = "building ";
@@ -73,73 +93,13 @@ impl Default for CallLimits {
     }
 }
 
-/// Keeps each row of ARGV under its key if it is newer than the row there; gives how many it kept.
-///
-/// Lua's numbers are doubles and not exact beyond 2^53, so the three 64-bit numbers that order rows are compared by halves,
-/// the upper ones signed.
-const UPSERT: &str = r"
-local kept = 0
-for i, key in ipairs(KEYS) do
-    local old = redis.call('GETRANGE', key, 4, 27)
-    local newer = #old < 24
-    if not newer then
-        local a = {struct.unpack('<I4i4I4i4I4i4', ARGV[i], 5)}
-        local b = {struct.unpack('<I4i4I4i4I4i4', old)}
-        for _, half in ipairs({2, 1, 4, 3, 6, 5}) do
-            if a[half] ~= b[half] then
-                newer = a[half] > b[half]
-                break
-            end
-        end
-    end
-    if newer then
-        redis.call('SET', key, ARGV[i])
-        kept = kept + 1
-    end
-end
-return kept
-";
-
-/// Sets the applied version to ARGV[2] if it is ARGV[1], or a version between the two; gives whether it is that far now.
-///
-/// Versions are decimal digits without leading zeros: they may be wider than Lua's numbers, and are compared as text.
-const ADVANCE: &str = r"
-local function reaches(a, b)
-    return #a > #b or (#a == #b and a >= b)
-end
-local current = redis.call('GET', KEYS[1])
-if not current then
-    return 0
-end
-local versions = string.sub(current, 1, 1) ~= 'b' and string.sub(ARGV[1], 1, 1) ~= 'b'
-if string.sub(current, 1, 1) ~= 'b' and reaches(current, ARGV[2]) then
-    return 1
-end
-if current == ARGV[1] or (versions and reaches(current, ARGV[1])) then
-    redis.call('SET', KEYS[1], ARGV[2])
-    return 1
-end
-return 0
-";
-
-/// Marks a building, unless one is marked already; gives the mark that holds.
-const BEGIN_BUILD: &str = r"
-local current = redis.call('GET', KEYS[1])
-if current and string.sub(current, 1, 1) == 'b' then
-    return current
-end
-redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
-";
-
 /// The rows of one store, in a Redis that others may use too.
 pub struct RedisStore {
     link: Link,
     limits: CallLimits,
     /// Without the password.
     address: String,
-    /// The letters that all keys start with.
-    store: String,
+    keys: Keys,
     upsert: Script,
     advance: Script,
     begin_build: Script,
@@ -148,13 +108,13 @@ pub struct RedisStore {
 
 impl std::fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisStore").field("address", &self.address).field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("address", &self.address).field("store", &self.keys.store).finish_non_exhaustive()
     }
 }
 
 impl RedisStore {
-    /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://` or `redis+sentinel://`. Waits
-    /// for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks drive the
+    /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://`, `redis+sentinel://` or `redis+cluster://`, with `rediss`
+    /// behind TLS. Waits for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks drive the
     /// connections.
     pub fn connect(url: &str, store: StoreId, limits: CallLimits) -> Result<Self> {
         let address = Address::parse(url)?;
@@ -162,7 +122,7 @@ impl RedisStore {
             limits,
             address: address.to_string(),
             link: Link::new(address),
-            store: letters(store),
+            keys: Keys { store: letters(store) },
             upsert: Script::new(UPSERT),
             advance: Script::new(ADVANCE),
             begin_build: Script::new(BEGIN_BUILD),
@@ -170,28 +130,24 @@ impl RedisStore {
         })
     }
 
-    fn row_prefix(&self, view: ObjectId) -> String {
-        format!("{}:{view}:{{", self.store)
-    }
-
-    fn row_key(&self, view: ObjectId, entity: &EntityKey) -> Vec<u8> {
-        let mut key = self.row_prefix(view).into_bytes();
-        key.extend_from_slice(entity.as_bytes());
-        key.push(b'}');
-        key
-    }
-
-    fn applied_key(&self, view: ObjectId) -> String {
-        format!("{}:{view}:applied", self.store)
-    }
-
-    /// What `call` brings within `limit`, the wait for a connection included.
-    async fn within<T, F>(&self, limit: Duration, call: impl FnOnce(Arc<Session>) -> F) -> Result<T, Failure>
+    /// What `call` brings within `limit`, the wait for a connection included, and for slots that are on their way to another node.
+    async fn within<T, F>(&self, limit: Duration, call: impl Fn(Arc<Session>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let started = tokio::time::Instant::now();
-        let outcome = tokio::time::timeout(limit, async { call(self.link.session().await?).await }).await;
+        let settled = async {
+            loop {
+                match call(self.link.session().await?).await {
+                    Err(failure) if failure.is_moved() => {
+                        self.link.look_again();
+                        tokio::time::sleep(MOVING_PAUSE).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        let outcome = tokio::time::timeout(limit, settled).await;
         match outcome {
             Ok(Err(Failure::Away(obstacle))) => Err(Failure::Away(obstacle)),
             outcome => {
@@ -201,71 +157,65 @@ impl RedisStore {
         }
     }
 
-    /// As [`RedisStore::within`], a write.
-    async fn write<T, F>(&self, call: impl FnOnce(MultiplexedConnection) -> F) -> Result<T>
+    /// What a script gives for the view's applied version on each node, with the arguments that are for that node.
+    async fn on_marks<T>(
+        &self,
+        session: &Session,
+        view: ObjectId,
+        script: &Script,
+        arguments: &[Vec<String>],
+    ) -> Result<Vec<T>, Failure>
     where
-        F: Future<Output = Result<T, Failure>>,
+        T: redis::FromRedisValue,
     {
-        self.within(self.limits.write, |session| call(session.writes.clone())).await.map_err(could_not_write)
+        let call = async |(node, arguments): (&Node, &Vec<String>)| {
+            let mut calls = redis::pipe();
+            let key = self.keys.applied(view, &node.mark);
+            calls.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key).arg(arguments);
+            let (answer,) = calls_of_script(node.writes.clone(), script, &calls).await?;
+            Ok(answer)
+        };
+        try_join_all(session.nodes.iter().zip(arguments).map(call)).await
     }
 
-    async fn unlink(&self, call: &redis::Cmd) -> Result<()> {
-        self.write(async |mut connection| Ok(call.query_async::<usize>(&mut connection).await?)).await.map(drop)
+    /// Removes keys of one node, each by a call of its own, as a cluster wants it.
+    async fn unlink<K: redis::ToRedisArgs>(node: &Node, keys: impl IntoIterator<Item = K>) -> Result<(), Failure> {
+        let mut calls = redis::pipe();
+        for key in keys {
+            calls.cmd("UNLINK").arg(key).ignore();
+        }
+        Ok(calls.query_async(&mut node.writes.clone()).await?)
     }
 
-    /// One step of looking at all keys: those of the view's rows among them, and where the next step begins.
-    async fn scan(&self, view: ObjectId, cursor: u64) -> Result<(Vec<Vec<u8>>, Option<u64>)> {
+    /// One step of looking at all keys of a node: those that match among them, and where the next step begins.
+    async fn scan(&self, node: &Node, pattern: &str, cursor: u64) -> Result<(Vec<Vec<u8>>, Option<u64>), Failure> {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{}*", self.row_prefix(view))).arg("COUNT").arg(SCAN_COUNT);
-        let call = async |session: Arc<Session>| Ok(scan.query_async(&mut session.writes.clone()).await?);
-        let (next, keys): (u64, _) = self.within(self.limits.write, call).await.map_err(could_not_read)?;
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+        let (next, keys): (u64, _) = scan.query_async(&mut node.writes.clone()).await?;
         Ok((keys, (next != 0).then_some(next)))
     }
 
-    /// The `MGET`s of a lookup. The applied versions of its views come last: rows that go missing before they are read are
-    /// noticed by them.
-    fn lookup(&self, keys: &[RowKey], views: &[ObjectId]) -> redis::Pipeline {
-        let mut calls = redis::pipe();
-        let mut named = 0;
-        for chunk in keys.chunks(MGET_KEYS) {
-            let call = calls.cmd("MGET");
-            for key in chunk {
-                call.arg(self.row_key(key.view, &key.entity));
+    /// Removes all keys that match but `kept` from every node that is there now. Each step has the time of a write.
+    async fn remove(&self, pattern: &str, kept: &[String]) -> Result<()> {
+        let nodes = self.within(self.limits.write, async |session| Ok(session.nodes.len())).await.map_err(could_not_write)?;
+        for place in 0..nodes {
+            let mut cursor = Some(0);
+            while let Some(from) = cursor {
+                let step = async |session: Arc<Session>| {
+                    // The nodes of another epoch hold nothing that counts of this one.
+                    let Some(node) = session.nodes.get(place) else { return Ok(None) };
+                    let (keys, next) = self.scan(node, pattern, from).await?;
+                    let kept = |key: &Vec<u8>| kept.iter().any(|kept| kept.as_bytes() == key);
+                    let gone: Vec<_> = keys.into_iter().filter(|key| !kept(key)).collect();
+                    if !gone.is_empty() {
+                        Self::unlink(node, gone).await?;
+                    }
+                    Ok(next)
+                };
+                cursor = self.within(self.limits.write, step).await.map_err(could_not_write)?;
             }
-            named += chunk.len();
-            if named == keys.len() {
-                for view in views {
-                    call.arg(self.applied_key(*view));
-                }
-            }
         }
-        calls
-    }
-}
-
-/// The views that keys are of, each once.
-fn views_of(keys: &[RowKey]) -> Vec<ObjectId> {
-    let mut views: Vec<ObjectId> = Vec::new();
-    for key in keys {
-        if views.last() != Some(&key.view) && !views.contains(&key.view) {
-            views.push(key.view);
-        }
-    }
-    views
-}
-
-/// A script's call, sent again with its text where Redis has forgotten it.
-async fn calls_of_script<T: redis::FromRedisValue>(
-    mut connection: MultiplexedConnection,
-    script: &Script,
-    calls: &redis::Pipeline,
-) -> Result<T, Failure> {
-    match calls.query_async(&mut connection).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            script.load_async(&mut connection).await?;
-            Ok(calls.query_async(&mut connection).await?)
-        }
-        answer => Ok(answer?),
+        Ok(())
     }
 }
 
@@ -284,109 +234,132 @@ impl OnlineStore for RedisStore {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let views = views_of(keys);
-        // All travel together: Redis serves others between them.
-        let calls = self.lookup(keys, &views);
         let limit = self.limits.read.saturating_mul(u32::try_from(keys.len().div_ceil(MGET_KEYS)).unwrap_or(u32::MAX));
         let call = async |session: Arc<Session>| {
             if session.epoch != epoch {
                 return Err(Failure::OtherEpoch);
             }
-            Ok(calls.query_async(&mut session.lookups.clone()).await?)
+            match rows_of(&session, &self.keys, keys).await {
+                // A row that has gone to another node is in the offline store too.
+                Err(failure) if failure.is_moved() => {
+                    self.link.look_again();
+                    Err(Failure::OtherEpoch)
+                }
+                answer => answer,
+            }
         };
-        let mut values: Vec<Vec<Option<Vec<u8>>>> = self.within(limit, call).await.map_err(could_not_read)?;
-        let last = values.last_mut().map_or_else(Vec::new, |last| last.split_off(last.len().saturating_sub(views.len())));
-        if last.len() != views.len() || !last.iter().all(|applied| applied.as_deref().is_some_and(is_version)) {
-            return Err(not_whole());
-        }
-        values.into_iter().flatten().map(|row| row.map(|row| PackedRow::from_bytes(Bytes::from(row))).transpose()).collect()
+        let rows = self.within(limit, call).await.map_err(could_not_read)?;
+        rows.into_iter().map(|row| row.map(|row| PackedRow::from_bytes(Bytes::from(row))).transpose()).collect()
     }
 
     async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize> {
         let mut kept = 0;
-        for rows in rows.chunks(SCRIPT_ROWS * PIPELINE_CALLS) {
-            let mut calls = redis::pipe();
-            for rows in rows.chunks(SCRIPT_ROWS) {
-                let call = calls.cmd("EVALSHA").arg(self.upsert.get_hash()).arg(rows.len());
-                for (entity, _) in rows {
-                    call.arg(self.row_key(view, entity));
-                }
-                for (_, row) in rows {
-                    call.arg(row.as_bytes().as_ref());
-                }
-            }
-            let counts: Vec<usize> =
-                self.write(async |connection| calls_of_script(connection, &self.upsert, &calls).await).await?;
-            kept += counts.iter().sum::<usize>();
+        for rows in rows.chunks(WRITE_ROWS) {
+            let call = async |session: Arc<Session>| {
+                let calls = upserts(&session, &self.keys, &self.upsert, view, rows);
+                let send = async |(node, calls): (&Node, redis::Pipeline)| {
+                    if calls.is_empty() {
+                        return Ok(0);
+                    }
+                    let counts: Vec<usize> = calls_of_script(node.writes.clone(), &self.upsert, &calls).await?;
+                    Ok::<_, Failure>(counts.into_iter().sum::<usize>())
+                };
+                try_join_all(session.nodes.iter().zip(calls).map(send)).await
+            };
+            kept += self.within(self.limits.write, call).await.map_err(could_not_write)?.into_iter().sum::<usize>();
         }
         Ok(kept)
     }
 
     async fn applied(&self, view: ObjectId) -> Result<Option<DatasetVersion>> {
-        let mut get = redis::cmd("GET");
-        get.arg(self.applied_key(view));
-        let call = async |session: Arc<Session>| Ok(get.query_async(&mut session.lookups.clone()).await?);
-        let applied: Option<String> = self.within(self.limits.read, call).await.map_err(could_not_read)?;
-        Ok(applied.and_then(|applied| applied.parse().ok()).map(DatasetVersion))
+        let call = async |session: Arc<Session>| {
+            let get = async |node: &Node| {
+                let mut get = redis::cmd("GET");
+                get.arg(self.keys.applied(view, &node.mark));
+                Ok::<Option<String>, Failure>(get.query_async(&mut node.lookups.clone()).await?)
+            };
+            try_join_all(session.nodes.iter().map(get)).await
+        };
+        let applied = self.within(self.limits.read, call).await.map_err(could_not_read)?;
+        let versions: Option<Vec<u64>> = applied.into_iter().map(|applied| applied?.parse().ok()).collect();
+        Ok(versions.and_then(|versions| versions.into_iter().min()).map(DatasetVersion))
     }
 
     async fn begin_build(&self, view: ObjectId) -> Result<BuildId> {
-        let mut calls = redis::pipe();
-        let mark = format!("{BUILDING}{}", uuid::Uuid::new_v4());
-        calls.cmd("EVALSHA").arg(self.begin_build.get_hash()).arg(1).arg(self.applied_key(view)).arg(mark);
-        let (mark,) = self.write(async |connection| calls_of_script(connection, &self.begin_build, &calls).await).await?;
-        Ok(BuildId(mark))
+        let call = async |session: Arc<Session>| {
+            let kept: Vec<_> = session.nodes.iter().map(|node| self.keys.applied(view, &node.mark)).collect();
+            Ok((session.slots.is_some(), kept))
+        };
+        let (in_cluster, kept) = self.within(self.limits.write, call).await.map_err(could_not_write)?;
+        if in_cluster {
+            self.remove(&self.keys.all_applied(view), &kept).await?;
+        }
+        let call = async |session: Arc<Session>| {
+            let mark = || format!("{BUILDING}{}", uuid::Uuid::new_v4());
+            let marks: Vec<_> = session.nodes.iter().map(|_| vec![mark()]).collect();
+            self.on_marks::<String>(&session, view, &self.begin_build, &marks).await
+        };
+        let marks = self.within(self.limits.write, call).await.map_err(could_not_write)?;
+        Ok(BuildId(marks.join("\n")))
     }
 
     async fn advance(&self, view: ObjectId, from: &Progress, to: DatasetVersion, epoch: Epoch) -> Result<bool> {
-        let from = match from {
-            Progress::Through(version) => version.to_string(),
-            Progress::Building(BuildId(mark)) => mark.clone(),
-        };
-        let mut calls = redis::pipe();
-        calls.cmd("EVALSHA").arg(self.advance.get_hash()).arg(1).arg(self.applied_key(view)).arg(from).arg(to.to_string());
         let call = async |session: Arc<Session>| {
             if session.epoch != epoch {
                 return Err(Failure::OtherEpoch);
             }
-            calls_of_script::<(bool,)>(session.writes.clone(), &self.advance, &calls).await
+            let from: Vec<String> = match from {
+                Progress::Through(version) => vec![version.to_string(); session.nodes.len()],
+                Progress::Building(BuildId(marks)) => marks.lines().map(str::to_owned).collect(),
+            };
+            if from.len() != session.nodes.len() {
+                return Err(Failure::OtherEpoch);
+            }
+            let arguments: Vec<_> = from.into_iter().map(|from| vec![from, to.to_string()]).collect();
+            self.on_marks::<bool>(&session, view, &self.advance, &arguments).await
         };
         match self.within(self.limits.write, call).await {
-            Ok((moved,)) => Ok(moved),
+            Ok(moved) => Ok(moved.into_iter().all(|moved| moved)),
             Err(Failure::OtherEpoch) => Ok(false),
             Err(failure) => Err(could_not_write(failure)),
         }
     }
 
     async fn clear(&self, view: ObjectId) -> Result<()> {
-        // First the applied version: from here on nobody takes the rows for whole.
-        self.unlink(redis::cmd("UNLINK").arg(self.applied_key(view))).await?;
-        let mut cursor = Some(0);
-        while let Some(from) = cursor {
-            let (keys, next) = self.scan(view, from).await?;
-            if !keys.is_empty() {
-                self.unlink(redis::cmd("UNLINK").arg(keys)).await?;
-            }
-            cursor = next;
-        }
-        Ok(())
+        // First the applied versions: from here on nobody takes the rows for whole.
+        let call = async |session: Arc<Session>| {
+            let unlink = |node| Self::unlink(node, [self.keys.applied(view, &node.mark)]);
+            try_join_all(session.nodes.iter().map(unlink)).await
+        };
+        self.within(self.limits.write, call).await.map_err(could_not_write)?;
+        self.remove(&self.keys.all_rows(view), &[]).await
     }
 
     async fn page(&self, view: ObjectId, cursor: u64) -> Result<Page> {
-        let (keys, next) = self.scan(view, cursor).await?;
-        if keys.is_empty() {
-            return Ok(Page { rows: Vec::new(), next });
-        }
-        let mut mget = redis::cmd("MGET");
-        mget.arg(&keys);
-        let call = async |session: Arc<Session>| Ok(mget.query_async(&mut session.writes.clone()).await?);
-        let rows: Vec<Option<Vec<u8>>> = self.within(self.limits.write, call).await.map_err(could_not_read)?;
-        let prefix = self.row_prefix(view).len();
+        let (place, from) = (cursor >> NODE_SHIFT, cursor & ((1 << NODE_SHIFT) - 1));
+        let pattern = self.keys.all_rows(view);
+        let call = async |session: Arc<Session>| {
+            let node = usize::try_from(place).ok().and_then(|place| session.nodes.get(place));
+            // Where there are fewer nodes than there were, rows went missing from this look, as its end finds.
+            let Some(node) = node else { return Ok((Vec::new(), Vec::new(), None)) };
+            let (keys, next) = self.scan(node, &pattern, from).await?;
+            let more = usize::try_from(place + 1).is_ok_and(|place| place < session.nodes.len());
+            let next = next.map(|next| place << NODE_SHIFT | next).or(more.then_some((place + 1) << NODE_SHIFT));
+            let mut calls = redis::pipe();
+            for key in &keys {
+                calls.cmd("GET").arg(key);
+            }
+            let rows: Vec<Option<Vec<u8>>> = match keys.is_empty() {
+                true => Vec::new(),
+                false => calls.query_async(&mut node.writes.clone()).await?,
+            };
+            Ok((keys, rows, next))
+        };
+        let (keys, rows, next) = self.within(self.limits.write, call).await.map_err(could_not_read)?;
         let mut page = Page { rows: Vec::with_capacity(keys.len()), next };
         for (key, row) in keys.into_iter().zip(rows) {
             let Some(row) = row else { continue };
-            let entity = key.get(prefix..key.len().saturating_sub(1)).unwrap_or_default();
-            page.rows.push((EntityKey::from_bytes(Bytes::copy_from_slice(entity)), PackedRow::from_bytes(Bytes::from(row))?));
+            page.rows.push((self.keys.entity(view, &key), PackedRow::from_bytes(Bytes::from(row))?));
         }
         Ok(page)
     }
@@ -396,11 +369,11 @@ impl OnlineStore for RedisStore {
         questions.cmd("INFO").arg("memory").cmd("DBSIZE");
         let call = async |session: Arc<Session>| {
             // Who may not ask this of the server can use it all the same.
-            let answer = questions.query_async::<(String, u64)>(&mut session.lookups.clone()).await;
-            match answer {
+            let ask = async |node: &Node| match questions.query_async::<(String, u64)>(&mut node.lookups.clone()).await {
                 Err(error) if error.is_io_error() => Err(Failure::from(error)),
-                answer => Ok((session.version.clone(), answer.ok())),
-            }
+                answer => Ok(answer.ok()),
+            };
+            Ok((session.version.clone(), try_join_all(session.nodes.iter().map(ask)).await?))
         };
         let answer = self.within(self.limits.read, call).await;
         let (latency_p50, latency_p99) = self.latency.quantiles();
@@ -412,19 +385,19 @@ impl OnlineStore for RedisStore {
             ..StoreStatus::default()
         };
         match answer {
-            Ok((version, answer)) => {
-                let memory_bytes =
-                    answer.as_ref().and_then(|(info, _)| info_field(info, "used_memory").and_then(|bytes| bytes.parse().ok()));
-                StoreStatus { version, connected: true, memory_bytes, keys: answer.map(|(_, keys)| keys), ..status }
+            Ok((version, answers)) => {
+                // Of a cluster, all of it, or nothing.
+                let answers: Vec<(String, u64)> = answers.into_iter().collect::<Option<_>>().unwrap_or_default();
+                let memory = |info: &str| info_field(info, "used_memory").and_then(|bytes| bytes.parse::<u64>().ok());
+                let memory_bytes = answers.iter().map(|(info, _)| memory(info)).sum::<Option<u64>>();
+                let keys = answers.iter().map(|(_, keys)| keys).sum();
+                let known = !answers.is_empty();
+                let (memory_bytes, keys) = (memory_bytes.filter(|_| known), known.then_some(keys));
+                StoreStatus { version, connected: true, memory_bytes, keys, ..status }
             }
             Err(failure) => StoreStatus { obstacle: Some(detail_of(&failure)), ..status },
         }
     }
-}
-
-/// Whether the value of an applied version is one.
-fn is_version(applied: &[u8]) -> bool {
-    applied.first().is_some_and(u8::is_ascii_digit)
 }
 
 fn could_not_read(failure: Failure) -> Error {
@@ -453,6 +426,9 @@ fn detail_of(failure: &Failure) -> String {
         Failure::Late => "It did not answer in time.".to_owned(),
         Failure::OtherEpoch => "The connection broke.".to_owned(),
         Failure::Redis(error) if error.is_io_error() => "The connection broke.".to_owned(),
+        Failure::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown) => {
+            Obstacle::ClusterDown.to_string()
+        }
         Failure::Redis(error) if error.code() == Some("OOM") => "It is full.".to_owned(),
         Failure::Redis(_) => "It refused the command.".to_owned(),
     }

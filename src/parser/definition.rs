@@ -78,6 +78,10 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
         Statement::RefreshOnline(cursor.relation_name()?)
     } else if cursor.eat_words(&["show", "feature", "views"]) {
         Statement::ShowFeatureViews
+    } else if cursor.eat_words(&["drop", "feature", "service"]) {
+        drop_objects(cursor, ObjectKind::FeatureService)?
+    } else if cursor.eat_words(&["show", "feature", "services"]) {
+        Statement::ShowFeatureServices
     } else if cursor.eat_words(&["show", "entities"]) {
         Statement::ShowEntities
     } else if cursor.eat("describe") || cursor.eat("desc") {
@@ -91,14 +95,8 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
 
 /// Statements of the design that this version does not have.
 fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
-    let unbuilt: [(&[&str], &str); 6] = [
-        (&["create", "feature", "service"], "CREATE FEATURE SERVICE"),
-        (&["drop", "feature", "service"], "DROP FEATURE SERVICE"),
-        (&["show", "feature", "services"], "SHOW FEATURE SERVICES"),
-        (&["alter", "feature"], "ALTER FEATURE VIEW"),
-        (&["alter", "entity"], "ALTER ENTITY"),
-        (&["refresh"], "REFRESH"),
-    ];
+    let unbuilt: [(&[&str], &str); 3] =
+        [(&["alter", "feature"], "ALTER FEATURE VIEW"), (&["alter", "entity"], "ALTER ENTITY"), (&["refresh"], "REFRESH")];
     match unbuilt.iter().find(|(words, _)| cursor.at_words(words)) {
         Some(_) if cursor.at_words(&["refresh", "online"]) => Ok(()),
         Some((_, name)) => Err(Error::unsupported(*name).at(cursor.position())),
@@ -106,7 +104,7 @@ fn refuse_unbuilt(cursor: &Cursor<'_>) -> Result<()> {
     }
 }
 
-fn if_not_exists(cursor: &mut Cursor<'_>) -> bool {
+pub(super) fn if_not_exists(cursor: &mut Cursor<'_>) -> bool {
     cursor.eat_words(&["if", "not", "exists"])
 }
 
@@ -281,7 +279,7 @@ fn options(cursor: &mut Cursor<'_>, view: &mut CreateFeatureView) -> Result<()> 
     cursor.expect_token(&Token::RParen)
 }
 
-fn option_value(cursor: &mut Cursor<'_>) -> Result<String> {
+pub(super) fn option_value(cursor: &mut Cursor<'_>) -> Result<String> {
     if let Token::Number(number, _) = &cursor.parser.peek_token_ref().token {
         let number = number.clone();
         cursor.parser.next_token();

@@ -12,6 +12,7 @@ mod data_type;
 pub mod definition;
 pub mod postgres;
 mod rows;
+mod service;
 mod settings;
 mod statement;
 pub mod time_clause;
@@ -20,7 +21,9 @@ mod translate;
 pub use as_of_join::{AsOfJoin, Spelling};
 pub use data_type::sql_type;
 pub use definition::{CreateEntity, CreateFeatureView};
+
 pub use rows::{assigned_parameters, takes_type_of_column, with_defaults};
+pub use service::CreateFeatureService;
 pub use statement::{parse, parse_query};
 pub use time_clause::TimeClause;
 
@@ -210,6 +213,8 @@ pub enum Statement {
     CreateEntity(CreateEntity),
     /// `CREATE FEATURE VIEW`
     CreateFeatureView(CreateFeatureView),
+    /// `CREATE FEATURE SERVICE`
+    CreateFeatureService(CreateFeatureService),
     /// `CREATE TABLE`
     CreateTable {
         /// Its name.
@@ -302,6 +307,8 @@ pub enum Statement {
     },
     /// `SHOW FEATURE VIEWS`
     ShowFeatureViews,
+    /// `SHOW FEATURE SERVICES`
+    ShowFeatureServices,
     /// `SHOW ENTITIES`
     ShowEntities,
     /// `DESCRIBE name`

@@ -6,7 +6,7 @@ use sqlparser::parser::{IsOptional, Parser};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Source, ident_name, relation_name};
-use super::{CommentTarget, Query, Statement, as_of_join, definition, settings, time_clause, translate};
+use super::{CommentTarget, Query, Statement, as_of_join, definition, service, settings, time_clause, translate};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::ObjectKind;
 
@@ -81,6 +81,10 @@ fn one(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Result<Statement> {
     if let Some(statement) = definition::statement(&mut reader.cursor)? {
         return Ok(statement);
     }
+    if reader.cursor.eat_words(&["create", "feature", "service"]) {
+        let definition = translate::definition_text(reader.cursor.source, text);
+        return service::create_feature_service(reader, definition);
+    }
     let cursor = &mut reader.cursor;
     if cursor.eat("explain") {
         return explain(reader);
@@ -154,7 +158,9 @@ fn explain_option(cursor: &mut Cursor<'_>, option: &str) -> Result<bool> {
 
 /// Whether `COMMENT ON` speaks of one of our kinds of object.
 fn cursor_names_ours(cursor: &Cursor<'_>) -> bool {
-    cursor.at_words(&["comment", "on", "entity"]) || cursor.at_words(&["comment", "on", "feature", "view"])
+    cursor.at_words(&["comment", "on", "entity"])
+        || cursor.at_words(&["comment", "on", "feature", "view"])
+        || cursor.at_words(&["comment", "on", "feature", "service"])
 }
 
 fn comment(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -162,6 +168,8 @@ fn comment(cursor: &mut Cursor<'_>) -> Result<Statement> {
     cursor.expect("on")?;
     let kind = if cursor.eat("entity") {
         ObjectKind::Entity
+    } else if cursor.eat_words(&["feature", "service"]) {
+        ObjectKind::FeatureService
     } else {
         cursor.expect("feature")?;
         cursor.expect("view")?;

@@ -368,7 +368,7 @@ fn create_view(reader: &mut Reader<'_>, view: ast::CreateView, text: &[TokenWith
 }
 
 /// The text after the first `AS` that opens a query: `CREATE VIEW name [(columns)] AS query`.
-fn definition_text<'a>(source: Source<'a>, tokens: &[TokenWithSpan]) -> Option<&'a str> {
+pub(super) fn definition_text<'a>(source: Source<'a>, tokens: &[TokenWithSpan]) -> Option<&'a str> {
     let start = tokens.iter().position(|token| is_word(&token.token, "as"))? + 1;
     tokens.get(start)?;
     Some(source.text(&tokens[start..]))

@@ -27,9 +27,11 @@ use super::instant::instant;
 use super::lateral::lateral_join;
 use super::match_condition::{MatchClause, match_clauses, match_join, match_number};
 use super::moment::{At, ClauseTimes, Moment, interval};
-use super::nodes::{AsOfJoinNode, MatchNode, SnapshotNode};
+use super::nodes::{AsOfJoinNode, MatchNode, SnapshotNode, SnapshotOf};
 use super::provider::RelationProvider;
 use super::scalar::scalar_subqueries;
+use super::service::Service;
+use super::service_join::service_join;
 use crate::error::{Error, Result, SqlState};
 use crate::parser::{Query, TimeClause};
 use crate::registry::FeatureView;
@@ -82,16 +84,32 @@ impl TimeClauses {
             let relation = provider.downcast_ref::<RelationProvider>()?;
             relation.as_view().map(|(view, _)| Arc::clone(view))
         });
-        let Some(view) = view else {
-            return Err(not_a_view(reference.table(), position));
+        let of = match view {
+            Some(view) => SnapshotOf::View(view),
+            None => match Service::of_source(&source) {
+                Some(service) => SnapshotOf::Service(service),
+                None => return Err(not_a_view(reference.table(), position)),
+            },
         };
-        let version = version(clause, &view)?;
+        let versions = match &of {
+            SnapshotOf::View(view) => vec![version(clause, view)?],
+            SnapshotOf::Service(service) => service_versions(clause, service)?,
+        };
         if [&clause.as_of, &clause.system_time].into_iter().flatten().any(has_column) {
             // Taken only when a join finds it.
-            let moment = Moment { at: At::OfLeftRow(place), window: view.ttl, known_at: None, version };
-            let relation = RelationProvider::view(&self.context, &view, moment);
-            let scan = LogicalPlanBuilder::scan(reference, provider_as_source(Arc::new(relation)), None);
-            let plan = scan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
+            let moment = |number: usize, view: &FeatureView| {
+                let version = versions.get(number).copied().flatten();
+                Ok(Moment { at: At::OfLeftRow(place), window: view.ttl, known_at: None, version })
+            };
+            let plan = match &of {
+                SnapshotOf::View(view) => {
+                    let relation = RelationProvider::view(&self.context, view, moment(0, view)?);
+                    let scan = LogicalPlanBuilder::scan(reference, provider_as_source(Arc::new(relation)), None);
+                    scan.and_then(LogicalPlanBuilder::build)
+                }
+                SnapshotOf::Service(service) => service.at(moment)?.marker(reference),
+            };
+            let plan = plan.map_err(from_datafusion)?;
             return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
         }
         let schema = datafusion::common::DFSchema::empty();
@@ -105,13 +123,13 @@ impl TimeClauses {
         let (as_of, system_time) = (when(&clause.as_of)?, when(&clause.system_time)?);
         let within = clause.within.as_ref().map(expr).transpose()?;
         let within = within.map(|within| interval(within, "WITHIN")).transpose().map_err(|error| at(error, position))?;
-        if as_of.is_none() && system_time.is_none() && version.is_none() {
+        if as_of.is_none() && system_time.is_none() && clause.version.is_none() {
             return Err(
                 Error::new(SqlState::SyntaxError, "features_at needs an instant, a system time or a version").at(position)
             );
         }
         let times = ClauseTimes { as_of, within, system_time };
-        let node = SnapshotNode::new(&self.context, view, reference, times, version)?;
+        let node = SnapshotNode::new(&self.context, of, reference, times, versions)?;
         self.taken.lock().insert(place);
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
@@ -129,6 +147,9 @@ impl TimeClauses {
                 clause = Some(place);
             }
         }
+        if let TableFactor::Table { name, .. } = &relation {
+            self.refuse_service(name, number, context)?;
+        }
         let plan = context.plan(relation).map_err(from_datafusion)?;
         let input = match self.as_history(&plan, clause)? {
             Some(history) => history,
@@ -138,6 +159,18 @@ impl TimeClauses {
             },
         };
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(MatchNode::new(number, input)) }))
+    }
+
+    /// A service has no history that could stand in its place, and its rows of now are not what an `ASOF JOIN` asks for.
+    fn refuse_service(&self, name: &ast::ObjectName, number: usize, context: &dyn RelationPlannerContext) -> Result<()> {
+        let Ok(reference) = context.object_name_to_table_reference(name.clone()) else { return Ok(()) };
+        let Ok(source) = context.context_provider().get_table_source(reference) else { return Ok(()) };
+        match Service::of_source(&source) {
+            Some(service) => Err(Error::unsupported(format!("ASOF JOIN with feature service \"{}\"", service.name()))
+                .hint("Write LEFT JOIN … AS OF l.ts AS f ON f.key = l.key.")
+                .at(self.matches[number].position)),
+            None => Ok(()),
+        }
     }
 
     /// The history of the view that `plan` is, under an alias or not; `None` for other relations.
@@ -187,6 +220,13 @@ impl TimeClauses {
                 .map_err(|error| at(error, matched.position))?;
             self.taken.lock().extend(clause);
             return Ok(Some(LogicalPlan::Extension(Extension { node: Arc::new(joined) })));
+        }
+        if let Some((service, place)) = Service::of_left_row(&join.right) {
+            let clause = &self.clauses[place];
+            let joined = service_join(join, &service, (place, clause), state, &self.context)
+                .map_err(|error| at(error, clause.position))?;
+            self.taken.lock().insert(place);
+            return Ok(Some(joined));
         }
         let Some((view, Moment { at: At::OfLeftRow(place), .. })) = as_of_relation(&join.right) else {
             return lateral_join(join, state, &self.context);
@@ -273,6 +313,18 @@ fn version(clause: &TimeClause, view: &FeatureView) -> Result<Option<DatasetVers
         },
         _ => Err(wrong()),
     }
+}
+
+/// The version that a clause names for each view of a service: a tag that all of them have.
+fn service_versions(clause: &TimeClause, service: &Service) -> Result<Vec<Option<DatasetVersion>>> {
+    if let Some(ast::Expr::Value(value)) = &clause.version
+        && matches!(value.value, ast::Value::Number(..))
+    {
+        return Err(Error::unsupported(format!("VERSION AS OF a number on feature service \"{}\"", service.name()))
+            .hint("Each of its feature views has versions of its own: name a tag that all of them have.")
+            .at(clause.position));
+    }
+    service.views().map(|view| version(clause, view)).collect()
 }
 
 fn not_a_view(name: &str, position: usize) -> Error {
@@ -395,10 +447,15 @@ fn refuse_unjoined(plan: &LogicalPlan, clauses: &TimeClauses) -> Result<()> {
                 return Ok(TreeNodeRecursion::Stop);
             }
         }
-        if let Some((view, Moment { at: At::OfLeftRow(place), .. })) = scanned_view(node) {
+        let of_view = match scanned_view(node) {
+            Some((view, Moment { at: At::OfLeftRow(place), .. })) => Some((view.name.clone(), place)),
+            _ => None,
+        };
+        let of_service = matches!(node, LogicalPlan::TableScan(_)).then(|| Service::of_left_row(node)).flatten();
+        if let Some((name, place)) = of_view.or_else(|| of_service.map(|(service, place)| (service.name().to_owned(), place))) {
             let hint =
                 "Join the feature view to the relation that has the column: l LEFT JOIN v AS OF l.ts AS f ON f.key = l.key.";
-            let error = Error::unsupported(format!("AS OF a column on \"{}\" in this place", view.name)).hint(hint);
+            let error = Error::unsupported(format!("AS OF a column on \"{name}\" in this place")).hint(hint);
             left_over = Some(error.at(clauses.clauses[place].position));
             return Ok(TreeNodeRecursion::Stop);
         }
@@ -416,11 +473,7 @@ pub(super) fn fix_instants(plan: LogicalPlan, state: &SessionState) -> Result<Lo
         let Some(snapshot) = extension.node.as_any().downcast_ref::<SnapshotNode>() else {
             return Ok(Transformed::no(node));
         };
-        let moment = snapshot.moment(state).map_err(external)?;
-        let relation = RelationProvider::view(snapshot.context(), snapshot.view(), moment);
-        let source = provider_as_source(Arc::new(relation));
-        let scan = LogicalPlanBuilder::scan(snapshot.reference().clone(), source, None)?.build()?;
-        Ok(Transformed::yes(scan))
+        snapshot.plan(state).map(Transformed::yes).map_err(external)
     })
     .map(|plan| plan.data)
     .map_err(from_datafusion)

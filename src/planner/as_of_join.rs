@@ -21,7 +21,7 @@ use super::nodes::{AsOfJoinNode, Asked};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{AsOfKind, Bound, Direction};
 use crate::parser::TimeClause;
-use crate::registry::{FeatureView, KeyColumn};
+use crate::registry::{FeatureView, KeyColumn, ObjectKind};
 use crate::types::SqlType;
 
 /// The as-of join that `join` asks for; its right side is `view` with this clause.
@@ -32,6 +32,40 @@ pub(super) fn as_of_join(
     state: &SessionState,
     context: &StatementContext,
 ) -> Result<AsOfJoinNode> {
+    let asked = asked(join, &Keyed::from(view), clause, state, context)?;
+    AsOfJoinNode::new(join.left.as_ref().clone(), join.right.as_ref().clone(), asked).map_err(from_datafusion)
+}
+
+/// What is asked by key: its first columns are the keys.
+#[derive(Clone, Copy)]
+pub(super) struct Keyed<'a> {
+    pub(super) kind: ObjectKind,
+    pub(super) name: &'a str,
+    pub(super) keys: &'a [KeyColumn],
+}
+
+impl<'a> From<&'a FeatureView> for Keyed<'a> {
+    fn from(view: &'a FeatureView) -> Self {
+        Self { kind: ObjectKind::FeatureView, name: &view.name, keys: &view.keys }
+    }
+}
+
+impl Keyed<'_> {
+    fn unbound(&self, key: &KeyColumn) -> Error {
+        let Self { kind, name, .. } = self;
+        Error::unsupported(format!("an AS OF join that does not bind the key \"{}\" of {kind} \"{name}\"", key.name))
+            .hint(format!("Add an equality on \"{}\" to ON, or name it in USING.", key.name))
+    }
+}
+
+/// What a join with this clause asks of its right side.
+pub(super) fn asked(
+    join: &Join,
+    right: &Keyed<'_>,
+    clause: &TimeClause,
+    state: &SessionState,
+    context: &StatementContext,
+) -> Result<Asked> {
     let kind = match join.join_type {
         JoinType::Left => AsOfKind::Left,
         JoinType::Inner => AsOfKind::Inner,
@@ -46,14 +80,14 @@ pub(super) fn as_of_join(
     // A system time alone asks what a read at that time answered.
     let instant = as_of.or_else(|| known_at.clone()).ok_or_else(|| Error::internal("an as-of join without an instant"))?;
     let conditions = conditions(join);
-    if conditions.is_empty() && !view.keys.is_empty() {
-        return Err(unbound(view, &view.keys[0]).hint("Use LEFT JOIN … ON f.key = l.key; CROSS JOIN and the comma bind no key."));
+    if let (true, Some(key)) = (conditions.is_empty(), right.keys.first()) {
+        return Err(right.unbound(key).hint("Use LEFT JOIN … ON f.key = l.key; CROSS JOIN and the comma bind no key."));
     }
-    let (keys, rest) = bind_keys(view, left, join.right.schema(), conditions)?;
+    let (keys, rest) = bind_keys(right, left, join.right.schema(), conditions)?;
     if rest.iter().any(contains_subquery) {
         return Err(Error::unsupported("a subquery in the ON clause of a join with AS OF").hint("Put it into WHERE."));
     }
-    let asked = Asked {
+    Ok(Asked {
         keys,
         instant,
         known_at,
@@ -63,8 +97,7 @@ pub(super) fn as_of_join(
         direction: Direction::Backward,
         bound: Bound::Inclusive,
         kind,
-    };
-    AsOfJoinNode::new(join.left.as_ref().clone(), join.right.as_ref().clone(), asked).map_err(from_datafusion)
+    })
 }
 
 /// What is known is told by the clause, or else by the session.
@@ -113,36 +146,31 @@ pub(super) fn conditions(join: &Join) -> Vec<Expr> {
 /// Takes the equality that binds each entity key out of `conditions`; gives the keys' values over the left side, and the
 /// conditions that remain.
 pub(super) fn bind_keys(
-    view: &FeatureView,
+    keyed: &Keyed<'_>,
     left: &DFSchema,
     right: &DFSchema,
     conditions: Vec<Expr>,
 ) -> Result<(Vec<Expr>, Vec<Expr>)> {
-    let mut keys: Vec<Option<Expr>> = vec![None; view.keys.len()];
+    let mut keys: Vec<Option<Expr>> = vec![None; keyed.keys.len()];
     let mut rest = Vec::new();
     for condition in conditions {
-        match key_equality(view, left, right, &condition) {
+        match key_equality(keyed.keys.len(), left, right, &condition) {
             Some((place, value)) if keys[place].is_none() => {
-                keys[place] = Some(as_key(value, &view.keys[place], left)?);
+                keys[place] = Some(as_key(value, &keyed.keys[place], left)?);
             }
             _ => rest.push(condition),
         }
     }
-    let keys = keys.into_iter().zip(&view.keys).map(|(value, key)| value.ok_or_else(|| unbound(view, key)));
+    let keys = keys.into_iter().zip(keyed.keys).map(|(value, key)| value.ok_or_else(|| keyed.unbound(key)));
     Ok((keys.collect::<Result<_>>()?, rest))
 }
 
-fn unbound(view: &FeatureView, key: &KeyColumn) -> Error {
-    Error::unsupported(format!("an AS OF join that does not bind the key \"{}\" of feature view \"{}\"", key.name, view.name))
-        .hint(format!("Add an equality on \"{}\" to ON, or name it in USING.", key.name))
-}
-
 /// Which key an equality binds, and to what of the left side.
-fn key_equality(view: &FeatureView, left: &DFSchema, right: &DFSchema, condition: &Expr) -> Option<(usize, Expr)> {
+fn key_equality(keys: usize, left: &DFSchema, right: &DFSchema, condition: &Expr) -> Option<(usize, Expr)> {
     let Expr::BinaryExpr(BinaryExpr { left: first, op: Operator::Eq, right: second }) = condition else { return None };
     let key = |expr: &Expr| match expr {
         // The right side keeps the view's columns in place, whatever it calls them.
-        Expr::Column(column) => right.maybe_index_of_column(column).filter(|place| *place < view.keys.len()),
+        Expr::Column(column) => right.maybe_index_of_column(column).filter(|place| *place < keys),
         _ => None,
     };
     let from_left = |expr: &Expr| {

@@ -17,7 +17,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator};
 
 use super::StatementContext;
-use super::as_of_join::{bind_keys, known_at};
+use super::as_of_join::{Keyed, bind_keys, known_at};
 use super::errors::from_datafusion;
 use super::instant::{contains_subquery, instant};
 use super::literals;
@@ -87,7 +87,7 @@ impl Choice {
             && ties.iter().all(|tie| is_created(&tie.expr) && !tie.asc)
             && told.of_right.is_empty()
             && let Some(own_keys) = history.keys()
-            && let Ok((keys, rest)) = bind_keys(&history.view, left, &own_keys, conditions())
+            && let Ok((keys, rest)) = bind_keys(&Keyed::from(history.view.as_ref()), left, &own_keys, conditions())
             && rest.is_empty()
             && let Some(at) = as_instant(&inequality.left, left, context)?
             && let Some(known_at) = knowledge(&known, left, state, context)?

@@ -1,4 +1,4 @@
-//! From a join of a few rows with a feature view on its whole key to a [`LookupJoinNode`], which asks the online store for the keys
+//! From a join of a few rows with a feature view or a service on its whole key to a [`LookupJoinNode`], which asks the online store for the keys
 //! of those rows instead of reading the view whole.
 //!
 //! Few rows are those of `VALUES`, of `unnest` over constants, of lookups, of anything under a small `LIMIT`, and of such joins
@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality};
 use datafusion::datasource::{provider_as_source, source_as_provider};
@@ -26,12 +27,11 @@ use datafusion::physical_planner::PhysicalPlanner;
 
 use super::casts::same_or_wider;
 use super::keys::BoundKeys;
-use super::moment::{At, Moment};
 use super::provider::RelationProvider;
-use super::route::Route;
+use super::service_scan::ServiceScan;
 use crate::executor::{LookupJoinExec, LookupJoinKind};
 use crate::lookup::LOOKUP_KEYS_MAX;
-use crate::registry::FeatureView;
+use crate::registry::KeyColumn;
 use crate::types::SqlType;
 
 /// A few rows, each with the row of a feature view that has its key.
@@ -154,19 +154,19 @@ fn joined(few: &LogicalPlan, right: &LogicalPlan, on: &[(Expr, Expr)], kind: Loo
     if !is_few(few) {
         return Ok(None);
     }
-    let Some((asked, view)) = asked(right)? else { return Ok(None) };
-    let mut keys: Vec<Option<(Expr, Expr)>> = vec![None; view.keys.len()];
+    let Some((asked, Entities { name, parts })) = asked(right)? else { return Ok(None) };
+    let mut keys: Vec<Option<(Expr, Expr)>> = vec![None; parts.len()];
     for (value, key) in on {
         let Some((column, compared)) = uncast(key, right.schema()) else { return Ok(None) };
-        let Some(place) = key_place(right, &column, &view) else { return Ok(None) };
-        let Some(value) = as_key(value, few.schema(), &compared, &view.keys[place].data_type)? else { return Ok(None) };
+        let Some(place) = key_place(right, &column, parts.len()) else { return Ok(None) };
+        let Some(value) = as_key(value, few.schema(), &compared, &parts[place].data_type)? else { return Ok(None) };
         match &mut keys[place] {
             slot @ None => *slot = Some((value, Expr::Column(column))),
             Some(_) => return Ok(None),
         }
     }
     match keys.into_iter().collect::<Option<Vec<_>>>() {
-        Some(keys) if !keys.is_empty() => LookupJoinNode::new(few.clone(), asked, view.name.clone(), keys, kind).map(Some),
+        Some(keys) if !keys.is_empty() => LookupJoinNode::new(few.clone(), asked, name, keys, kind).map(Some),
         _ => Ok(None),
     }
 }
@@ -199,14 +199,23 @@ fn is_few(plan: &LogicalPlan) -> bool {
 /// Whether the filters of a scan name the entities of a view.
 fn names_entities(scan: &TableScan) -> Option<bool> {
     let provider = source_as_provider(&scan.source).ok()?;
-    let (view, _) = provider.downcast_ref::<RelationProvider>()?.as_view()?;
+    let keys = match provider.downcast_ref::<ServiceScan>() {
+        Some(service) => &service.definition().keys,
+        None => &provider.downcast_ref::<RelationProvider>()?.as_view()?.0.keys,
+    };
     let filters: Vec<&Expr> = scan.filters.iter().collect();
-    Some(BoundKeys::of(&view.keys, &filters).ok()?.is_whole())
+    Some(BoundKeys::of(keys, &filters).ok()?.is_whole())
 }
 
-/// The plan with the one view that it reads, in the present tense, as one that is asked for keys; `None` where it reads something
+/// What a relation that is asked for keys is called, and what its keys are.
+struct Entities {
+    name: String,
+    parts: Vec<KeyColumn>,
+}
+
+/// The plan with the one view or service that it reads, in the present tense, as one that is asked for keys; `None` where it reads something
 /// else, or the online store cannot answer.
-fn asked(plan: &LogicalPlan) -> DfResult<Option<(LogicalPlan, Arc<FeatureView>)>> {
+fn asked(plan: &LogicalPlan) -> DfResult<Option<(LogicalPlan, Entities)>> {
     Ok(match plan {
         LogicalPlan::TableScan(scan) => asked_scan(scan)?,
         LogicalPlan::SubqueryAlias(alias) => match asked(&alias.input)? {
@@ -231,24 +240,28 @@ fn asked(plan: &LogicalPlan) -> DfResult<Option<(LogicalPlan, Arc<FeatureView>)>
     })
 }
 
-fn asked_scan(scan: &TableScan) -> DfResult<Option<(LogicalPlan, Arc<FeatureView>)>> {
-    let Ok(provider) = source_as_provider(&scan.source) else { return Ok(None) };
-    let Some(provider) = provider.downcast_ref::<RelationProvider>() else { return Ok(None) };
-    let Some((view, moment)) = provider.as_view() else { return Ok(None) };
-    let is_present = moment == Moment { at: At::Present, window: view.ttl, known_at: None, version: None };
-    if !is_present || provider.is_asked() || scan.fetch.is_some() || names_entities(scan) != Some(false) {
+fn asked_scan(scan: &TableScan) -> DfResult<Option<(LogicalPlan, Entities)>> {
+    if scan.fetch.is_some() || names_entities(scan) != Some(false) {
         return Ok(None);
     }
-    match provider.route_by_key() {
-        Ok(Some(Route::Online)) => {
-            // Filters that were passed down are judged above as well: they do not bind the whole key.
-            let asked = TableScan { source: provider_as_source(Arc::new(provider.asked())), filters: Vec::new(), ..scan.clone() };
-            Ok(Some((LogicalPlan::TableScan(asked), Arc::clone(view))))
-        }
-        Ok(_) => Ok(None),
-        // What the session insists on and cannot have is told where the view is read.
-        Err(_) => Ok(None),
-    }
+    let provider = source_as_provider(&scan.source)?;
+    let found: Option<(Arc<dyn TableProvider>, Entities)> = if let Some(service) = provider.downcast_ref::<ServiceScan>() {
+        let definition = service.definition();
+        let entities = Entities { name: definition.name.clone(), parts: definition.keys.clone() };
+        (!service.is_asked() && service.is_best_asked()).then(|| (Arc::new(service.asked()) as _, entities))
+    } else if let Some(relation) = provider.downcast_ref::<RelationProvider>()
+        && let Some((view, _)) = relation.as_view()
+    {
+        let entities = Entities { name: view.name.clone(), parts: view.keys.clone() };
+        (!relation.is_asked() && relation.is_online_by_key()).then(|| (Arc::new(relation.asked()) as _, entities))
+    } else {
+        None
+    };
+    Ok(found.map(|(provider, entities)| {
+        // Filters that were passed down are judged above as well: they do not bind the whole key.
+        let asked = TableScan { source: provider_as_source(provider), filters: Vec::new(), ..scan.clone() };
+        (LogicalPlan::TableScan(asked), entities)
+    }))
 }
 
 /// The column that an expression is, cast at most to a type that keeps its values apart; and the type that it is compared in.
@@ -266,23 +279,23 @@ fn uncast(expr: &Expr, schema: &DFSchema) -> Option<(Column, SqlType)> {
     }
 }
 
-/// The key of the view that a column of the plan is.
-fn key_place(plan: &LogicalPlan, column: &Column, view: &FeatureView) -> Option<usize> {
+/// Which of so many keys a column of the plan is.
+fn key_place(plan: &LogicalPlan, column: &Column, keys: usize) -> Option<usize> {
     let place = plan.schema().maybe_index_of_column(column)?;
     match plan {
         LogicalPlan::TableScan(scan) => {
             let place = scan.projection.as_ref().map_or(Some(place), |projection| projection.get(place).copied())?;
-            (place < view.keys.len()).then_some(place)
+            (place < keys).then_some(place)
         }
-        LogicalPlan::SubqueryAlias(alias) => below(&alias.input, place, view),
-        LogicalPlan::Filter(filter) => below(&filter.input, place, view),
+        LogicalPlan::SubqueryAlias(alias) => below(&alias.input, place, keys),
+        LogicalPlan::Filter(filter) => below(&filter.input, place, keys),
         LogicalPlan::Projection(projection) => {
             let mut expr = projection.expr.get(place)?;
             while let Expr::Alias(alias) = expr {
                 expr = &alias.expr;
             }
             match expr {
-                Expr::Column(column) => key_place(&projection.input, column, view),
+                Expr::Column(column) => key_place(&projection.input, column, keys),
                 _ => None,
             }
         }
@@ -290,9 +303,9 @@ fn key_place(plan: &LogicalPlan, column: &Column, view: &FeatureView) -> Option<
     }
 }
 
-fn below(input: &LogicalPlan, place: usize, view: &FeatureView) -> Option<usize> {
+fn below(input: &LogicalPlan, place: usize, keys: usize) -> Option<usize> {
     let column = Column::from(input.schema().qualified_field(place));
-    key_place(input, &column, view)
+    key_place(input, &column, keys)
 }
 
 /// A value of the left side as a key of this type, where it is compared in `compared`; a number that the key's type cannot hold

@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
 use std::sync::Arc;
 
 use super::StatementContext;
-use super::as_of_join::{bind_keys, conditions, known_at, within};
+use super::as_of_join::{Keyed, bind_keys, conditions, known_at, within};
 use super::errors::from_datafusion;
 use super::instant::{contains_subquery, instant};
 use super::nodes::{AsOfJoinNode, Asked, AskedOf};
@@ -175,7 +175,7 @@ pub(super) fn match_join(
     let (keys, instant, right_side) = match &view {
         Some(view) => {
             let conditions = equalities.into_iter().map(|(condition, _)| condition).collect();
-            let (keys, rest) = bind_keys(view, left_schema, right_schema, conditions)?;
+            let (keys, rest) = bind_keys(&Keyed::from(view.as_ref()), left_schema, right_schema, conditions)?;
             if !rest.is_empty() {
                 return Err(right_condition());
             }

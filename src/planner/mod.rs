@@ -45,6 +45,9 @@ mod physical;
 mod provider;
 mod route;
 mod scalar;
+mod service;
+mod service_join;
+mod service_scan;
 mod types;
 mod using;
 
@@ -56,6 +59,7 @@ pub use compile::slot_values;
 pub use engine::{Planner, explain_lookup};
 pub use external::{external_table, infer_external_schema};
 pub use provider::{feature_view, history, stored_table};
+pub use service::{feature_service, service_members};
 pub use types::typed_literals;
 
 /// `SET tidegate.route`: which store may answer.

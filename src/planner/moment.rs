@@ -10,6 +10,7 @@ use super::StatementContext;
 use super::errors::from_datafusion;
 use super::instant::{constant, resolve};
 use super::literals;
+use super::route::Tense;
 use crate::error::{Error, Result, SqlState};
 use crate::registry::{FeatureView, Ttl};
 use crate::time::{CommitTime, DatasetVersion, EventTime};
@@ -54,6 +55,11 @@ impl Moment {
             (None, None) => At::Present,
         };
         Self { at, window: view.ttl, known_at: context.system_time, version: None }
+    }
+
+    /// Whether it is now.
+    pub(super) fn tense(&self) -> Tense {
+        if self.at == At::Present { Tense::Present } else { Tense::AsOf }
     }
 }
 

@@ -6,15 +6,18 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::common::{DFSchema, DFSchemaRef, TableReference};
+use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::logical_plan::builder::build_join_schema;
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore};
 
 use super::StatementContext;
 use super::errors::from_datafusion;
-use super::moment::{ClauseTimes, Moment};
+use super::moment::ClauseTimes;
+use super::provider::RelationProvider;
+use super::service::Service;
 use crate::error::Result;
 use crate::executor::{AsOfKind, Bound, Direction};
 use crate::registry::{FeatureView, ObjectId};
@@ -24,45 +27,65 @@ use crate::time::DatasetVersion;
 #[derive(Clone)]
 pub(super) struct SnapshotNode {
     context: Arc<StatementContext>,
-    view: Arc<FeatureView>,
+    of: SnapshotOf,
     reference: TableReference,
     times: ClauseTimes,
-    version: Option<DatasetVersion>,
+    /// The version that is read of each view.
+    versions: Vec<Option<DatasetVersion>>,
     schema: DFSchemaRef,
 }
 
+/// What a snapshot is taken of.
+#[derive(Clone, Debug)]
+pub(super) enum SnapshotOf {
+    /// A feature view.
+    View(Arc<FeatureView>),
+    /// A feature service: each of its views.
+    Service(Service),
+}
+
 impl SnapshotNode {
-    /// `view`, named `reference`, at the moment that `times` and `version` name.
+    /// A view or service, named `reference`, at the moment that `times` and `versions` name.
     pub(super) fn new(
         context: &Arc<StatementContext>,
-        view: Arc<FeatureView>,
+        of: SnapshotOf,
         reference: TableReference,
         times: ClauseTimes,
-        version: Option<DatasetVersion>,
+        versions: Vec<Option<DatasetVersion>>,
     ) -> Result<Self> {
-        let schema = DFSchema::try_from_qualified_schema(reference.clone(), &view.schema()).map_err(from_datafusion)?;
-        Ok(Self { context: Arc::clone(context), view, reference, times, version, schema: Arc::new(schema) })
+        let columns = match &of {
+            SnapshotOf::View(view) => view.schema(),
+            SnapshotOf::Service(service) => service.schema(),
+        };
+        let schema = DFSchema::try_from_qualified_schema(reference.clone(), &columns).map_err(from_datafusion)?;
+        Ok(Self { context: Arc::clone(context), of, reference, times, versions, schema: Arc::new(schema) })
     }
 
-    pub(super) fn context(&self) -> &Arc<StatementContext> {
-        &self.context
+    /// The relation at its moment, now that parameters are values.
+    pub(super) fn plan(&self, state: &SessionState) -> Result<LogicalPlan> {
+        let moment = |place: usize, view: &FeatureView| {
+            let version = self.versions.get(place).copied().flatten();
+            self.times.moment(&self.context, view, version, state)
+        };
+        let plan = match &self.of {
+            SnapshotOf::View(view) => {
+                let relation = RelationProvider::view(&self.context, view, moment(0, view)?);
+                LogicalPlanBuilder::scan(self.reference.clone(), provider_as_source(Arc::new(relation)), None)
+            }
+            SnapshotOf::Service(service) => {
+                let rows = service.at(moment)?.rows().map(LogicalPlanBuilder::from);
+                rows.and_then(|rows| rows.alias(self.reference.clone()))
+            }
+        };
+        plan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
     }
 
-    pub(super) fn view(&self) -> &Arc<FeatureView> {
-        &self.view
-    }
-
-    pub(super) fn reference(&self) -> &TableReference {
-        &self.reference
-    }
-
-    /// The moment, now that parameters are values.
-    pub(super) fn moment(&self, state: &SessionState) -> Result<Moment> {
-        self.times.moment(&self.context, &self.view, self.version, state)
-    }
-
-    fn identity(&self) -> (ObjectId, &TableReference, &ClauseTimes, Option<DatasetVersion>) {
-        (self.view.id, &self.reference, &self.times, self.version)
+    fn identity(&self) -> (ObjectId, &TableReference, &ClauseTimes, &[Option<DatasetVersion>]) {
+        let id = match &self.of {
+            SnapshotOf::View(view) => view.id,
+            SnapshotOf::Service(service) => service.id(),
+        };
+        (id, &self.reference, &self.times, &self.versions)
     }
 }
 
@@ -110,7 +133,11 @@ impl UserDefinedLogicalNodeCore for SnapshotNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot: view={}, {:?}", self.view.name, self.times)
+        let name = match &self.of {
+            SnapshotOf::View(view) => &view.name,
+            SnapshotOf::Service(service) => service.name(),
+        };
+        write!(f, "Snapshot: view={name}, {:?}", self.times)
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DfResult<Self> {

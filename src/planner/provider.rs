@@ -19,10 +19,12 @@ use super::keys::BoundKeys;
 use super::moment::{At, Moment, refuse_future};
 use super::route::{Facts, KeysBound, Route, Tense, route};
 use crate::error::{Error, Result, SqlState};
-use crate::executor::{DatasetReader, DatasetScanExec, KeySet, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec};
+use crate::executor::{
+    DatasetReader, DatasetScanExec, EntityColumn, KeySet, KeyedView, LookupSpec, OnlineLookupExec, SnapshotExec, SnapshotSpec,
+};
 use crate::offline::{CREATED_TIME, Dataset, Predicate, history_schema};
 use crate::online::ViewState;
-use crate::registry::{FeatureView, Table};
+use crate::registry::{FeatureView, KeyColumn, Table};
 use crate::time::{DatasetVersion, EventTime};
 use crate::types::SqlType;
 
@@ -100,11 +102,11 @@ impl RelationProvider {
         self.asked
     }
 
-    /// Where a view is read in the present tense if all keys are bound; `None` for other relations.
-    pub(super) fn route_by_key(&self) -> Result<Option<Route>> {
+    /// Whether the online store answers for a view if all keys are bound; not for other relations.
+    pub(super) fn is_online_by_key(&self) -> bool {
         match &self.relation {
-            Relation::View(view, _) => choose(&self.context, view, Tense::Present, KeysBound::All).map(Some),
-            Relation::History(_) | Relation::Stored(_) => Ok(None),
+            Relation::View(view, moment) => is_online_by_key(&self.context, view, *moment),
+            Relation::History(_) | Relation::Stored(_) => false,
         }
     }
 
@@ -139,13 +141,13 @@ impl TableProvider for RelationProvider {
             _ if self.asked => vec![TableProviderFilterPushDown::Unsupported; filters.len()],
             // A filter on a feature never goes below the choice of the row: it would revive an older one.
             Relation::View(view, Moment { at: At::Present | At::Instant(_) | At::Commit, .. }) => {
-                key_support(view, filters, Exactness::IfWhole)?
+                key_support(&view.keys, filters, Exactness::IfWhole)?
             }
             Relation::View(_, Moment { at: At::OfLeftRow(_) | At::OfMatch(_), .. }) | Relation::Stored(_) => {
                 vec![TableProviderFilterPushDown::Unsupported; filters.len()]
             }
             Relation::History(view) => {
-                let mut support = key_support(view, filters, Exactness::Never)?;
+                let mut support = key_support(&view.keys, filters, Exactness::Never)?;
                 for (support, filter) in support.iter_mut().zip(filters) {
                     if event_time_bound(view, filter).is_some() {
                         *support = TableProviderFilterPushDown::Inexact;
@@ -210,25 +212,19 @@ impl Request {
 async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
     let context = Arc::clone(&request.context);
     match request.relation.clone() {
-        Relation::View(view, moment) => {
-            if let Some(known_at) = moment.known_at {
-                refuse_future(known_at, context.now)?;
+        Relation::View(view, moment) => match moment.at {
+            At::OfLeftRow(_) | At::OfMatch(_) => {
+                told(&context, moment)?;
+                let reader = open_history(&context, &view, moment.version).await?;
+                Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection, moment.window)?))
             }
-            let (tense, at) = match moment.at {
-                At::OfLeftRow(_) | At::OfMatch(_) => {
-                    let reader = open_history(&context, &view, moment.version).await?;
-                    return Ok(Arc::new(AsOfSourceExec::new(view, reader, request.projection, moment.window)?));
-                }
-                At::Present if request.asked => {
-                    let columns = view.keys.iter().map(|key| arrow::array::new_empty_array(&key.data_type.arrow())).collect();
-                    return lookup(&context, view, KeySet { columns, len: 0 }, request.projection);
-                }
-                At::Present => (Tense::Present, Some(context.now.as_event_time())),
-                At::Instant(at) => (Tense::AsOf, at),
-                At::Commit => (Tense::AsOf, Some(commit_time(&context, &view, moment.version).await?)),
-            };
-            plan_view(&request, view, moment, tense, at).await
-        }
+            At::Present if request.asked => {
+                told(&context, moment)?;
+                let keys = no_keys(&view.keys);
+                lookup_view(&context, view, keys, &request.projection)
+            }
+            At::Present | At::Instant(_) | At::Commit => plan_view(request, view, moment).await,
+        },
         Relation::History(view) => {
             let reader = open_history(&context, &view, None).await?;
             let mut predicates = request.event_times;
@@ -238,7 +234,7 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
                 predicates.push(Predicate::EventTime { column, min: None, max: Some(known_at.as_event_time()) });
             }
             if let Some(bound) = &request.keys {
-                predicates.extend(key_predicates(&view, bound)?);
+                predicates.extend(key_predicates(&view, &view.keys, bound)?);
             }
             let relation = format!("history.{}", view.name);
             Ok(Arc::new(DatasetScanExec::new(relation, reader, request.columns, predicates)?))
@@ -251,44 +247,60 @@ async fn plan_scan(request: Request) -> Result<Arc<dyn ExecutionPlan>> {
     }
 }
 
-async fn plan_view(
-    request: &Request,
-    view: Arc<FeatureView>,
-    moment: Moment,
-    tense: Tense,
-    at: Option<EventTime>,
-) -> Result<Arc<dyn ExecutionPlan>> {
+async fn plan_view(request: Request, view: Arc<FeatureView>, moment: Moment) -> Result<Arc<dyn ExecutionPlan>> {
     let context = &request.context;
     let bound = match &request.keys {
         Some(bound) if bound.is_whole() => Some(bound.key_set(&view.keys)?),
         _ => None,
     };
     let keys_bound = if bound.is_some() { KeysBound::All } else { KeysBound::NotAll };
-    let projection = request.projection.clone();
-    match (choose(context, &view, tense, keys_bound)?, bound) {
-        (Route::Online, Some(keys)) => lookup(context, view, keys, projection),
+    match (choose(context, &view, moment.tense(), keys_bound)?, bound) {
+        (Route::Online, Some(keys)) => lookup_view(context, view, keys, &request.projection),
         (Route::Online | Route::Offline, keys) => {
-            let reader = open_history(context, &view, moment.version).await?;
             let predicates = match (&keys, &request.keys) {
-                (None, Some(bound)) => key_predicates(&view, bound)?,
+                (None, Some(bound)) => key_predicates(&view, &view.keys, bound)?,
                 _ => Vec::new(),
             };
-            Ok(Arc::new(SnapshotExec::new(SnapshotSpec {
-                window: moment.window,
-                view,
-                reader,
-                at,
-                known_at: moment.known_at,
-                keys,
-                predicates,
-                projection,
-            })?))
+            snapshot(context, view, moment, keys, predicates, request.projection).await
         }
     }
 }
 
+/// A view's rows at a moment that is not that of a left row.
+pub(super) async fn snapshot(
+    context: &StatementContext,
+    view: Arc<FeatureView>,
+    moment: Moment,
+    keys: Option<KeySet>,
+    predicates: Vec<Predicate>,
+    projection: Vec<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    told(context, moment)?;
+    let at = match moment.at {
+        At::Present => Some(context.now.as_event_time()),
+        At::Instant(at) => at,
+        At::Commit => Some(commit_time(context, &view, moment.version).await?),
+        At::OfLeftRow(_) | At::OfMatch(_) => return Err(Error::internal("a snapshot at a left row's instant")),
+    };
+    let reader = open_history(context, &view, moment.version).await?;
+    let (window, known_at) = (moment.window, moment.known_at);
+    Ok(Arc::new(SnapshotExec::new(SnapshotSpec { view, reader, at, window, known_at, keys, predicates, projection })?))
+}
+
+/// Refuses to tell what will be known.
+fn told(context: &StatementContext, moment: Moment) -> Result<()> {
+    moment.known_at.map_or(Ok(()), |known_at| refuse_future(known_at, context.now))
+}
+
+/// Whether the online store answers for a view that is read now and whose keys are all bound. What the session insists on and
+/// cannot have is told where the view is read.
+pub(super) fn is_online_by_key(context: &StatementContext, view: &FeatureView, moment: Moment) -> bool {
+    let is_present = moment == Moment { at: At::Present, window: view.ttl, known_at: None, version: None };
+    is_present && matches!(choose(context, view, Tense::Present, KeysBound::All), Ok(Route::Online))
+}
+
 /// Where a view is read.
-fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: KeysBound) -> Result<Route> {
+pub(super) fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: KeysBound) -> Result<Route> {
     route(&Facts {
         view: &view.name,
         setting: context.route,
@@ -302,21 +314,50 @@ fn choose(context: &StatementContext, view: &FeatureView, tense: Tense, keys: Ke
     })
 }
 
-fn lookup(
+/// The keys of a lookup that a join will name.
+pub(super) fn no_keys(parts: &[KeyColumn]) -> KeySet {
+    let columns = parts.iter().map(|part| arrow::array::new_empty_array(&part.data_type.arrow())).collect();
+    KeySet { columns, len: 0 }
+}
+
+/// A lookup in one view.
+fn lookup_view(
     context: &StatementContext,
     view: Arc<FeatureView>,
     keys: KeySet,
-    projection: Vec<usize>,
+    projection: &[usize],
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    Ok(Arc::new(OnlineLookupExec::new(LookupSpec {
-        view,
+    let schema = view.schema().project(projection).map_err(|error| Error::internal("no such column").caused_by(error))?;
+    let own = view.keys.len();
+    let column = |column: &usize| match *column {
+        key if key < own => EntityColumn::Key(key),
+        column => EntityColumn::Of { view: 0, column },
+    };
+    let columns = projection.iter().map(column).collect();
+    let parts = view.keys.clone();
+    let views = vec![KeyedView { view, places: (0..own).collect() }];
+    Ok(lookup(context, views, (parts, keys), columns, Arc::new(schema)))
+}
+
+/// A lookup in these views, in the present.
+pub(super) fn lookup(
+    context: &StatementContext,
+    views: Vec<KeyedView>,
+    (parts, keys): (Vec<KeyColumn>, KeySet),
+    columns: Vec<EntityColumn>,
+    schema: SchemaRef,
+) -> Arc<dyn ExecutionPlan> {
+    Arc::new(OnlineLookupExec::new(LookupSpec {
+        views,
+        parts,
         keys,
         at: context.now.as_event_time(),
-        projection,
+        columns,
+        schema,
         stores: context.stores.clone(),
         fallback: context.online_fallback,
         pins: Arc::clone(&context.pins),
-    })?))
+    }))
 }
 
 /// The history of a view, as the statement sees it or at a version that it names.
@@ -351,10 +392,11 @@ async fn commit_time(context: &StatementContext, view: &FeatureView, version: Op
     }
 }
 
-/// Conditions on single key columns that follow from what the filters bind.
-fn key_predicates(view: &FeatureView, bound: &BoundKeys) -> Result<Vec<Predicate>> {
-    let columns = bound.columns(&view.keys)?;
-    Ok(columns.into_iter().map(|(place, values)| in_list(view.keys[place].name.clone(), values)).collect())
+/// Conditions on single key columns of a view that follow from what the filters bind of `keys`.
+pub(super) fn key_predicates(view: &FeatureView, keys: &[KeyColumn], bound: &BoundKeys) -> Result<Vec<Predicate>> {
+    let columns = bound.columns(keys)?.into_iter().map(|(place, values)| (keys[place].name.clone(), values));
+    let own = columns.filter(|(name, _)| view.keys.iter().any(|key| key.name == *name));
+    Ok(own.map(|(name, values)| in_list(name, values)).collect())
 }
 
 fn in_list(column: String, values: ArrayRef) -> Predicate {
@@ -363,15 +405,20 @@ fn in_list(column: String, values: ArrayRef) -> Predicate {
 
 /// Whether what was understood of a filter needs no second look.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Exactness {
+pub(super) enum Exactness {
     /// It needs none where the whole key is bound.
     IfWhole,
     /// It always does.
     Never,
 }
 
-fn key_support(view: &FeatureView, filters: &[&Expr], exactness: Exactness) -> DfResult<Vec<TableProviderFilterPushDown>> {
-    let bound = BoundKeys::of(&view.keys, filters).map_err(|error| DataFusionError::External(Box::new(error)))?;
+/// What may be left to a scan that reads the rows of `keys`.
+pub(super) fn key_support(
+    keys: &[KeyColumn],
+    filters: &[&Expr],
+    exactness: Exactness,
+) -> DfResult<Vec<TableProviderFilterPushDown>> {
+    let bound = BoundKeys::of(keys, filters).map_err(|error| DataFusionError::External(Box::new(error)))?;
     let exact = exactness == Exactness::IfWhole && bound.is_whole();
     let support = |used: &bool| match (*used, exact) {
         (false, _) => TableProviderFilterPushDown::Unsupported,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::model::{
-    Column, Entity, Feature, FeatureView, KeyColumn, ObjectId, ObjectKind, Registry, SqlView, Table, TableSource,
+    Column, Entity, Feature, FeatureService, FeatureView, KeyColumn, ObjectId, ObjectKind, Registry, SqlView, Table, TableSource,
 };
 use super::ttl::Ttl;
 use crate::error::{Error, Result, SqlState};
@@ -78,6 +78,23 @@ pub enum Change {
         /// Leave a relation of that name as it is.
         if_not_exists: bool,
     },
+    /// `CREATE FEATURE SERVICE`
+    CreateFeatureService {
+        /// The new service's name.
+        name: String,
+        /// The feature views it reads, by name.
+        members: Vec<String>,
+        /// Its query.
+        definition: String,
+        /// The columns of its query.
+        columns: Vec<Column>,
+        /// What it is, in words.
+        comment: Option<String>,
+        /// Other options.
+        options: BTreeMap<String, String>,
+        /// Leave a relation of that name as it is.
+        if_not_exists: bool,
+    },
     /// `DROP`
     Drop {
         /// What kind of object.
@@ -137,6 +154,7 @@ impl Registry {
                 next.create_table(name, columns, source, *if_not_exists)?
             }
             Change::CreateView { .. } => next.create_view(change)?,
+            Change::CreateFeatureService { .. } => next.create_feature_service(change)?,
             Change::Drop { kind, name, if_exists } => next.drop_object(*kind, name, *if_exists)?,
             Change::CreateTag { view, tag, version } => next.create_tag(view, tag, *version)?,
             Change::DropTag { view, tag } => next.drop_tag(view, tag)?,
@@ -265,10 +283,51 @@ impl Registry {
         Ok(true)
     }
 
+    fn create_feature_service(&mut self, change: &Change) -> Result<bool> {
+        let Change::CreateFeatureService { name, members, definition, columns, comment, options, if_not_exists } = change else {
+            return Err(Error::internal("not a CREATE FEATURE SERVICE"));
+        };
+        if !self.is_free(name, *if_not_exists)? {
+            return Ok(false);
+        }
+        let mut entities: Vec<String> = Vec::new();
+        for member in members {
+            let member = self.views.get(member).ok_or_else(|| undefined(ObjectKind::FeatureView, member))?;
+            for entity in &member.entities {
+                if !entities.contains(entity) {
+                    entities.push(entity.clone());
+                }
+            }
+        }
+        let mut keys = Vec::new();
+        for entity in &entities {
+            let entity = self.entities.get(entity).ok_or_else(|| undefined(ObjectKind::Entity, entity))?;
+            keys.extend(entity.keys.iter().cloned());
+        }
+        let names = keys.iter().map(|key| key.name.as_str());
+        check_columns(name, names.chain(columns.iter().map(|column| column.name.as_str())))
+            .map_err(|error| error.hint("The first columns of a feature service are the entity keys of its feature views."))?;
+        let service = FeatureService {
+            id: self.take_id(),
+            name: name.clone(),
+            members: members.clone(),
+            entities,
+            keys,
+            definition: definition.clone(),
+            columns: columns.clone(),
+            comment: comment.clone(),
+            options: options.clone(),
+        };
+        self.services.insert(name.clone(), Arc::new(service));
+        Ok(true)
+    }
+
     fn drop_object(&mut self, kind: ObjectKind, name: &str, if_exists: bool) -> Result<bool> {
         let existing = match kind {
             ObjectKind::Entity => self.entities.contains_key(name).then_some(kind),
-            ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => self.relation_kind(name),
+            ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View | ObjectKind::FeatureService => {
+                self.relation_kind(name)
+            }
         };
         match existing {
             None if if_exists => return Ok(false),
@@ -290,7 +349,18 @@ impl Registry {
                 }
                 self.entities.remove(name);
             }
-            ObjectKind::FeatureView => drop(self.views.remove(name)),
+            ObjectKind::FeatureView => {
+                if let Some(user) = self.services.values().find(|service| service.members.iter().any(|member| member == name)) {
+                    return Err(Error::new(
+                        SqlState::DependentObjectsStillExist,
+                        format!("cannot drop feature view {name} because other objects depend on it"),
+                    )
+                    .detail(format!("feature service {} depends on feature view {name}", user.name))
+                    .hint("DROP FEATURE SERVICE first."));
+                }
+                drop(self.views.remove(name));
+            }
+            ObjectKind::FeatureService => drop(self.services.remove(name)),
             ObjectKind::Table => drop(self.tables.remove(name)),
             ObjectKind::View => drop(self.sql_views.remove(name)),
         }
@@ -337,6 +407,7 @@ impl Registry {
             ObjectKind::FeatureView => self.views.get_mut(name).map(|view| &mut Arc::make_mut(view).comment),
             ObjectKind::Table => self.tables.get_mut(name).map(|table| &mut Arc::make_mut(table).comment),
             ObjectKind::View => self.sql_views.get_mut(name).map(|view| &mut Arc::make_mut(view).comment),
+            ObjectKind::FeatureService => self.services.get_mut(name).map(|service| &mut Arc::make_mut(service).comment),
         };
         match slot {
             Some(slot) => *slot = comment.cloned(),
@@ -363,6 +434,9 @@ impl Registry {
         } else if let Some(view) = self.sql_views.get_mut(relation) {
             let found = Arc::make_mut(view).columns.iter_mut().find(|candidate| candidate.name == column);
             found.ok_or_else(undefined_column)?.comment = comment.cloned();
+        } else if let Some(service) = self.services.get_mut(relation) {
+            let found = Arc::make_mut(service).columns.iter_mut().find(|candidate| candidate.name == column);
+            found.ok_or_else(undefined_column)?.comment = comment.cloned();
         } else {
             return Err(undefined_relation(relation));
         }
@@ -373,7 +447,7 @@ impl Registry {
 fn undefined(kind: ObjectKind, name: &str) -> Error {
     let code = match kind {
         ObjectKind::Entity => SqlState::UndefinedObject,
-        ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => SqlState::UndefinedTable,
+        ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View | ObjectKind::FeatureService => SqlState::UndefinedTable,
     };
     Error::new(code, format!("{kind} \"{name}\" does not exist"))
 }

@@ -1,4 +1,4 @@
-//! What is defined: entities, feature views, tables and views, as one immutable, numbered whole.
+//! What is defined: entities, feature views, feature services, tables and views, as one immutable, numbered whole.
 //!
 //! A [`Registry`] is a snapshot that never changes; [`Registry::apply`] makes the next one from a [`Change`] or says why not.
 //! [`RegistryStore`] keeps the snapshots as numbered documents, each created only if absent, so that of two gateways changing
@@ -12,8 +12,8 @@ mod ttl;
 
 pub use change::Change;
 pub use model::{
-    Column, Entity, Feature, FeatureView, FileFormat, KeyColumn, ObjectId, ObjectKind, Registry, SqlView, StoreId, Table,
-    TableSource, Target,
+    Column, Entity, Feature, FeatureService, FeatureView, FileFormat, KeyColumn, ObjectId, ObjectKind, Registry, SqlView,
+    StoreId, Table, TableSource, Target,
 };
 pub use store::RegistryStore;
 pub use ttl::Ttl;

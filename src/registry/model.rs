@@ -41,6 +41,8 @@ pub enum ObjectKind {
     Table,
     /// A plain SQL view.
     View,
+    /// A feature service.
+    FeatureService,
 }
 
 impl fmt::Display for ObjectKind {
@@ -50,6 +52,7 @@ impl fmt::Display for ObjectKind {
             ObjectKind::FeatureView => "feature view",
             ObjectKind::Table => "table",
             ObjectKind::View => "view",
+            ObjectKind::FeatureService => "feature service",
         })
     }
 }
@@ -220,6 +223,39 @@ pub struct SqlView {
     pub comment: Option<String>,
 }
 
+/// A model's input: columns and expressions over several feature views, joined by entity key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureService {
+    /// Its number.
+    pub id: ObjectId,
+    /// Its name.
+    pub name: String,
+    /// The feature views it reads, by name, in the order of its query.
+    pub members: Vec<String>,
+    /// The entities of those views, each once, in order.
+    pub entities: Vec<String>,
+    /// The key columns of those entities, in order: its first columns.
+    pub keys: Vec<KeyColumn>,
+    /// The text of its query, parsed anew by every statement that reads it.
+    pub definition: String,
+    /// The columns that its query selects, behind the keys.
+    pub columns: Vec<Column>,
+    /// What it is, in words.
+    pub comment: Option<String>,
+    /// The options of its `WITH` clause that only people read (`owner`, `tags`).
+    pub options: BTreeMap<String, String>,
+}
+
+impl FeatureService {
+    /// The columns a client sees: keys, then what the query selects.
+    pub fn schema(&self) -> SchemaRef {
+        let keys = self.keys.iter().map(|key| key.data_type.field(&key.name, true));
+        let columns = self.columns.iter().map(|column| column.data_type.field(&column.name, true));
+        Arc::new(Schema::new(keys.chain(columns).collect::<Vec<_>>()))
+    }
+}
+
 /// A relation that rows can be written to.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -272,6 +308,8 @@ pub struct Registry {
     pub tables: BTreeMap<String, Arc<Table>>,
     /// Plain SQL views by name.
     pub sql_views: BTreeMap<String, Arc<SqlView>>,
+    /// Feature services by name.
+    pub services: BTreeMap<String, Arc<FeatureService>>,
 }
 
 impl Registry {
@@ -285,6 +323,7 @@ impl Registry {
             views: BTreeMap::new(),
             tables: BTreeMap::new(),
             sql_views: BTreeMap::new(),
+            services: BTreeMap::new(),
         }
     }
 
@@ -296,6 +335,8 @@ impl Registry {
             Some(ObjectKind::Table)
         } else if self.sql_views.contains_key(name) {
             Some(ObjectKind::View)
+        } else if self.services.contains_key(name) {
+            Some(ObjectKind::FeatureService)
         } else {
             None
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::change::Change;
-use super::model::{Entity, FeatureView, Registry, SqlView, StoreId, Table};
+use super::model::{Entity, FeatureService, FeatureView, Registry, SqlView, StoreId, Table};
 use crate::error::{Error, Result, SqlState};
 
 /// How often a change is tried on what a faster gateway left.
@@ -148,6 +148,9 @@ struct Document {
     feature_views: BTreeMap<String, FeatureView>,
     tables: BTreeMap<String, Table>,
     views: BTreeMap<String, SqlView>,
+    // Left out where there are none, as in documents written before there were any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    feature_services: BTreeMap<String, FeatureService>,
 }
 
 /// The part of a document that every format has.
@@ -167,11 +170,12 @@ impl Document {
             feature_views: plain(&registry.views),
             tables: plain(&registry.tables),
             views: plain(&registry.sql_views),
+            feature_services: plain(&registry.services),
         }
     }
 
     fn into_registry(self) -> Registry {
-        let Document { format: _, version, store, next_id, entities, feature_views, tables, views } = self;
+        let Document { format: _, version, store, next_id, entities, feature_views, tables, views, feature_services } = self;
         Registry {
             version,
             store,
@@ -180,6 +184,7 @@ impl Document {
             views: shared(feature_views),
             tables: shared(tables),
             sql_views: shared(views),
+            services: shared(feature_services),
         }
     }
 }

@@ -144,6 +144,9 @@ impl Session {
             rows.extend(table.columns.iter().map(|c| row(&c.name, &c.data_type, "column", c.comment.as_ref())));
         } else if let Some(view) = found.and_then(|name| registry.sql_views.get(name)) {
             rows.extend(view.columns.iter().map(|c| row(&c.name, &c.data_type, "column", c.comment.as_ref())));
+        } else if let Some(service) = found.and_then(|name| registry.services.get(name)) {
+            rows.extend(service.keys.iter().map(|key| row(&key.name, &key.data_type, "key", None)));
+            rows.extend(service.columns.iter().map(|c| row(&c.name, &c.data_type, "feature", c.comment.as_ref())));
         } else {
             return Err(super::write::undefined_relation(name));
         }

@@ -6,8 +6,8 @@ use super::{Answer, Session, TransactionStatus};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Ingest;
 use crate::offline::Dataset;
-use crate::parser::{CommentTarget, RelationName, Statement};
-use crate::planner::infer_external_schema;
+use crate::parser::{CommentTarget, CreateFeatureService, RelationName, Statement};
+use crate::planner::{infer_external_schema, service_members};
 use crate::registry::{Change, FeatureView, ObjectKind, Registry, TableSource, Target};
 use crate::time::DatasetVersion;
 
@@ -57,6 +57,7 @@ impl Session {
             }
             Statement::CreateExternalTable { .. } => self.create_external(statement).await?,
             Statement::CreateView { .. } => self.create_view(statement).await?,
+            Statement::CreateFeatureService(service) => self.create_feature_service(service).await?,
             Statement::Drop { kind, names, if_exists } => self.drop_objects(*kind, names, *if_exists).await?,
             Statement::CreateTag { .. } => self.create_tag(statement).await?,
             Statement::DropTag { tag, view, if_exists } => {
@@ -112,6 +113,27 @@ impl Session {
             if_not_exists: *if_not_exists,
         };
         self.create(&change, ObjectKind::View, &name.name).await
+    }
+
+    async fn create_feature_service(&mut self, service: &CreateFeatureService) -> Result<()> {
+        let CreateFeatureService { name, definition, query, comment, options, if_not_exists } = service;
+        in_public(name)?;
+        let plan = self.plan(query, &[]).await?;
+        if !plan.parameters.is_empty() {
+            return Err(
+                Error::new(SqlState::UndefinedParameter, "there is no parameter $1").hint("A feature service has no parameters.")
+            );
+        }
+        let change = Change::CreateFeatureService {
+            name: name.name.clone(),
+            members: service_members(&plan.logical)?,
+            definition: definition.clone(),
+            columns: super::write::query_columns(&plan.schema, &[])?,
+            comment: comment.clone(),
+            options: options.clone(),
+            if_not_exists: *if_not_exists,
+        };
+        self.create(&change, ObjectKind::FeatureService, &name.name).await
     }
 
     /// Names the newest version of a view's history, or the one that is given.
@@ -200,7 +222,9 @@ impl Session {
     fn skipped(&mut self, kind: ObjectKind, name: &str) {
         let (code, what) = match kind {
             ObjectKind::Entity => (SqlState::DuplicateObject, "entity"),
-            ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => (SqlState::DuplicateTable, "relation"),
+            ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View | ObjectKind::FeatureService => {
+                (SqlState::DuplicateTable, "relation")
+            }
         };
         self.notice("NOTICE", code, format!("{what} \"{name}\" already exists, skipping"), None);
     }
@@ -250,6 +274,7 @@ impl Session {
             Change::Drop { .. } => self.remove_dropped(&before, change).await?,
             Change::CreateEntity { .. }
             | Change::CreateView { .. }
+            | Change::CreateFeatureService { .. }
             | Change::CreateTag { .. }
             | Change::DropTag { .. }
             | Change::Comment { .. }
@@ -282,7 +307,9 @@ fn stored(registry: &Registry, name: &str) -> Option<Target> {
 fn exists(registry: &Registry, kind: ObjectKind, name: &str) -> bool {
     match kind {
         ObjectKind::Entity => registry.entities.contains_key(name),
-        ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View => registry.relation_kind(name).is_some(),
+        ObjectKind::FeatureView | ObjectKind::Table | ObjectKind::View | ObjectKind::FeatureService => {
+            registry.relation_kind(name).is_some()
+        }
     }
 }
 
@@ -291,7 +318,8 @@ fn skips_existing(change: &Change) -> bool {
         Change::CreateEntity { if_not_exists, .. }
         | Change::CreateFeatureView { if_not_exists, .. }
         | Change::CreateTable { if_not_exists, .. }
-        | Change::CreateView { if_not_exists, .. } => *if_not_exists,
+        | Change::CreateView { if_not_exists, .. }
+        | Change::CreateFeatureService { if_not_exists, .. } => *if_not_exists,
         Change::Drop { .. }
         | Change::CreateTag { .. }
         | Change::DropTag { .. }
@@ -334,10 +362,12 @@ fn command(statement: &Statement) -> &'static str {
         Statement::CreateTable { .. } => "CREATE TABLE",
         Statement::CreateExternalTable { .. } => "CREATE EXTERNAL TABLE",
         Statement::CreateView { .. } => "CREATE VIEW",
+        Statement::CreateFeatureService(_) => "CREATE FEATURE SERVICE",
         Statement::Drop { kind: ObjectKind::Entity, .. } => "DROP ENTITY",
         Statement::Drop { kind: ObjectKind::FeatureView, .. } => "DROP FEATURE VIEW",
         Statement::Drop { kind: ObjectKind::Table, .. } => "DROP TABLE",
         Statement::Drop { kind: ObjectKind::View, .. } => "DROP VIEW",
+        Statement::Drop { kind: ObjectKind::FeatureService, .. } => "DROP FEATURE SERVICE",
         Statement::CreateTag { .. } => "CREATE TAG",
         Statement::DropTag { .. } => "DROP TAG",
         Statement::Comment { .. } => "COMMENT",

@@ -336,6 +336,7 @@ impl Session {
             Statement::Deallocate(name) => self.deallocate(name.as_deref()),
             Statement::SetClock(instant) => self.set_clock(instant),
             Statement::ShowFeatureViews => self.system_query(query::SHOW_FEATURE_VIEWS).await,
+            Statement::ShowFeatureServices => self.system_query(query::SHOW_FEATURE_SERVICES).await,
             Statement::ShowEntities => self.system_query(query::SHOW_ENTITIES).await,
             Statement::Describe(name) => self.describe(name),
             Statement::Optimize(name) => self.optimize(name).await,
@@ -346,6 +347,7 @@ impl Session {
             | Statement::CreateTable { .. }
             | Statement::CreateExternalTable { .. }
             | Statement::CreateView { .. }
+            | Statement::CreateFeatureService(_)
             | Statement::Drop { .. }
             | Statement::CreateTag { .. }
             | Statement::DropTag { .. }

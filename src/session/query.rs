@@ -22,6 +22,10 @@ use crate::types::text::TextParser;
 pub(super) const SHOW_FEATURE_VIEWS: &str =
     "SELECT name, entities, keys, event_time, ttl, online, features, comment FROM tidegate.feature_views ORDER BY name";
 
+/// What `SHOW FEATURE SERVICES` reads.
+pub(super) const SHOW_FEATURE_SERVICES: &str =
+    "SELECT name, feature_views, entities, keys, columns, comment FROM tidegate.feature_services ORDER BY name";
+
 /// What `SHOW ENTITIES` reads.
 pub(super) const SHOW_ENTITIES: &str = "SELECT name, keys, key_types, comment FROM tidegate.entities ORDER BY name";
 
@@ -62,6 +66,9 @@ impl Session {
             Statement::ShowAll => (Vec::new(), Some(text_columns(SHOW_ALL))),
             Statement::Describe(_) => (Vec::new(), Some(text_columns(DESCRIBE))),
             Statement::ShowFeatureViews => (Vec::new(), Some(self.plan(&parse_query(SHOW_FEATURE_VIEWS)?, &[]).await?.schema)),
+            Statement::ShowFeatureServices => {
+                (Vec::new(), Some(self.plan(&parse_query(SHOW_FEATURE_SERVICES)?, &[]).await?.schema))
+            }
             Statement::ShowEntities => (Vec::new(), Some(self.plan(&parse_query(SHOW_ENTITIES)?, &[]).await?.schema)),
             Statement::Execute { name, .. } => (Vec::new(), self.prepared_statement(name)?.columns.clone()),
             Statement::CreateTableAs { query, .. } => (self.plan(query, types).await?.parameters, None),
@@ -81,6 +88,7 @@ impl Session {
             | Statement::CreateTable { .. }
             | Statement::CreateExternalTable { .. }
             | Statement::CreateView { .. }
+            | Statement::CreateFeatureService(_)
             | Statement::Drop { .. }
             | Statement::Optimize(_)
             | Statement::RefreshOnline(_)

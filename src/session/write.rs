@@ -48,6 +48,10 @@ impl Session {
                 Err(Error::new(SqlState::WrongObjectType, format!("cannot insert into view \"{}\"", name.name))
                     .hint("Write to the relations it reads."))
             }
+            None if registry.services.contains_key(&name.name) => {
+                Err(Error::new(SqlState::WrongObjectType, format!("cannot insert into feature service \"{}\"", name.name))
+                    .hint("Write to the feature views it reads."))
+            }
             None => Err(undefined_relation(name)),
         }
     }

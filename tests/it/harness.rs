@@ -1,5 +1,7 @@
 //! A real gateway in a folder of its own, started, killed and started again; with a real Redis where a test asks for one.
 
+mod redis_cluster;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+pub(crate) use redis_cluster::{RedisCluster, until};
 
 /// Where a test's clock stands unless the test says otherwise.
 pub(crate) const CLOCK: &str = "2026-01-01 00:00:00Z";

@@ -21,6 +21,7 @@ mod parity;
 mod pruning;
 mod readme;
 mod redis;
+mod redis_cluster;
 mod roads;
 mod slt;
 mod text;

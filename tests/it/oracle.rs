@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use crate::harness::{self, Gateway, Online, Setup};
 
 mod forms;
+mod services;
 
 const SECOND: i64 = 1_000_000;
 const TTL: i64 = 10 * SECOND;

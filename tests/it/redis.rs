@@ -8,22 +8,22 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use crate::harness::{self, Gateway, Online, Redis, Sentinel, Setup};
 
 /// How long the gateway may take on a busy machine for what it does within a second.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 const LOOKUP: &str = "SELECT amount FROM spend WHERE customer_id = 1";
 
-async fn define(client: &Client) {
+pub(crate) async fn define(client: &Client) {
     harness::run(client, "CREATE ENTITY customer KEY (customer_id BIGINT)").await;
     harness::run(client, "CREATE FEATURE VIEW spend (amount BIGINT) ENTITY customer").await;
 }
 
 /// Writes a row of customer 1 that is newer than those with a lower amount.
-async fn write(client: &Client, amount: i64) {
+pub(crate) async fn write(client: &Client, amount: i64) {
     harness::run(client, &format!("INSERT INTO spend VALUES (1, '2025-06-01 00:00:{amount:02}Z', {amount})")).await;
 }
 
 /// The first value of an answer, or the error; `None` where there is no row.
-async fn answer(client: &Client, sql: &str) -> Result<Option<String>, String> {
+pub(crate) async fn answer(client: &Client, sql: &str) -> Result<Option<String>, String> {
     let messages = client.simple_query(sql).await.map_err(|error| harness::explain(&error))?;
     Ok(messages.into_iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
@@ -33,7 +33,7 @@ async fn answer(client: &Client, sql: &str) -> Result<Option<String>, String> {
 
 /// Waits until the online store answers lookups again by itself; each answer until then is the right one, or says that there is
 /// none now.
-async fn until_online(gateway: &Gateway, sql: &str, expected: &str) {
+pub(crate) async fn until_online(gateway: &Gateway, sql: &str, expected: &str) {
     let (online, any) = (gateway.connect().await, gateway.connect().await);
     harness::run(&online, "SET tidegate.route = online").await;
     let start = Instant::now();
@@ -51,7 +51,7 @@ async fn until_online(gateway: &Gateway, sql: &str, expected: &str) {
 }
 
 /// An answer is right, or there is none.
-fn check(found: Result<Option<String>, String>, expected: &str) {
+pub(crate) fn check(found: Result<Option<String>, String>, expected: &str) {
     match found {
         Ok(found) => assert_eq!(found.as_deref(), Some(expected)),
         Err(error) => {
@@ -91,6 +91,40 @@ async fn a_killed_redis_loses_nothing_and_is_filled_again() {
     assert_eq!(harness::value(&client, LOOKUP).await, "6");
     gateway.redis().start_again();
     until_online(&gateway, LOOKUP, "6").await;
+}
+
+#[tokio::test]
+async fn a_service_is_read_as_its_views_are_while_redis_is_away() {
+    let gateway = Setup::new(Online::Redis).start();
+    let client = gateway.connect().await;
+    define(&client).await;
+    harness::run(&client, "CREATE ENTITY item KEY (item_id BIGINT)").await;
+    harness::run(&client, "CREATE FEATURE VIEW stock (pieces BIGINT) ENTITY item").await;
+    harness::run(&client, "INSERT INTO stock VALUES (2, '2025-06-01 00:00Z', 7)").await;
+    let service = "SELECT s.amount, k.pieces, s.amount * k.pieces AS worth FROM spend s, stock k";
+    harness::run(&client, &format!("CREATE FEATURE SERVICE input AS {service}")).await;
+    write(&client, 5).await;
+    // On the short road, planned, and joined to a few rows.
+    let asked = [
+        ("SELECT pieces FROM input WHERE customer_id = 1 AND item_id = 2", "7"),
+        ("SELECT worth FROM input WHERE customer_id = 1 AND item_id = 2", "35"),
+        ("SELECT i.worth FROM (VALUES (1, 2)) v (c, i) JOIN input i ON i.customer_id = v.c AND i.item_id = v.i", "35"),
+    ];
+    for (sql, expected) in asked {
+        until_online(&gateway, sql, expected).await;
+    }
+    gateway.redis().stop();
+    for (sql, expected) in asked {
+        check(Err(harness::failure(&client, sql).await), expected);
+    }
+    harness::run(&client, "SET tidegate.online_fallback = offline").await;
+    for (sql, expected) in asked {
+        assert_eq!(harness::value(&client, sql).await, expected, "{sql}");
+    }
+    gateway.redis().start_again();
+    for (sql, expected) in asked {
+        until_online(&gateway, sql, expected).await;
+    }
 }
 
 #[tokio::test]

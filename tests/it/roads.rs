@@ -55,6 +55,8 @@ CREATE FEATURE VIEW seen (times BIGINT) ENTITY pair;
 CREATE FEATURE VIEW kinds (x BIGINT) ENTITY kinds;
 CREATE FEATURE VIEW moments (x BIGINT) ENTITY moments;
 CREATE FEATURE VIEW smalls (x BIGINT) ENTITY small;
+CREATE FEATURE SERVICE basket AS SELECT i.event_time, p.event_time AS since, i.te, p.currency, i.nu, p.price, i.ai FROM items i, prices p;
+CREATE FEATURE SERVICE visits AS SELECT s.event_time, i.te AS word, p.note, s.times, i.bi, p.x FROM seen s, items i, pairs p;
 CREATE VIEW named AS SELECT k AS number, te AS word, event_time AS since FROM items;
 INSERT INTO items VALUES
     (1, '2025-12-31 12:00Z', true, -3, 7, 9223372036854775807, 1.5, -0.1, 1234.5, 'a "quoted", text\', '\x00ff', '1999-12-31',
@@ -194,8 +196,21 @@ fn smalls() -> View {
     }
 }
 
+/// A service of one entity.
+fn basket() -> View {
+    let columns = &["k", "event_time", "since", "te", "currency", "nu", "price", "ai"];
+    View { name: "basket", other: None, columns, ..items() }
+}
+
+/// A service whose views have different entities.
+fn visits() -> View {
+    let keys = pairs().keys.into_iter().chain(items().keys).collect();
+    let columns = &["a", "b", "k", "event_time", "word", "note", "times", "bi", "x"];
+    View { name: "visits", keys, other: None, columns }
+}
+
 fn views() -> Vec<View> {
-    vec![items(), pairs(), kinds(), moments(), smalls()]
+    vec![items(), pairs(), kinds(), moments(), smalls(), basket(), visits()]
 }
 
 /// A statement with its parameters, as messages.
@@ -628,6 +643,7 @@ impl Story {
         self.prepare("pair", "SELECT x, note FROM pairs WHERE a = $1 AND b = $2");
         self.prepare("moment", "SELECT x FROM moments WHERE z = '2026-01-01 00:00' AND t = $1");
         self.prepare("named", "SELECT word, since FROM named WHERE number = $1");
+        self.prepare("visit", "SELECT word, note FROM visits WHERE a = $1 AND b = $2 AND k = $3");
     }
 
     fn execute_all(&mut self) {
@@ -636,6 +652,7 @@ impl Story {
         self.execute("pair", &["1", "x"]);
         self.execute("moment", &["2026-01-01"]);
         self.execute("named", &["1"]);
+        self.execute("visit", &["1", "x", "1"]);
     }
 
     async fn settings_and_blocks(&mut self) {
@@ -677,9 +694,13 @@ impl Story {
         harness::run(&self.other, "DROP VIEW named").await;
         harness::run(&self.other, "CREATE VIEW named AS SELECT k AS number, dp AS word, event_time AS since FROM items").await;
         self.execute_all();
+        harness::run(&self.other, "DROP FEATURE SERVICE visits").await;
+        self.execute_all();
         harness::run(&self.other, "DROP FEATURE VIEW pairs").await;
         self.execute_all();
         harness::run(&self.other, "CREATE FEATURE VIEW pairs (x BIGINT, note TEXT) ENTITY pair").await;
+        self.execute_all();
+        harness::run(&self.other, "CREATE FEATURE SERVICE visits AS SELECT p.note, i.te AS word FROM pairs p, items i").await;
         self.execute_all();
         harness::run(&self.other, "INSERT INTO pairs VALUES (1, 'x', '2025-12-31 01:00Z', 7, 'anew')").await;
         self.execute_all();
@@ -788,7 +809,14 @@ const JOINS: &[(&str, bool)] = &[
     ),
     ("SELECT count(*), sum(c.price) FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN prices c ON c.k = v.k", true),
     ("SELECT v.k FROM (VALUES (1), (2), (7), (9)) AS v (k) WHERE EXISTS (SELECT 1 FROM prices c WHERE c.k = v.k)", false),
+    ("SELECT v.k, b.* FROM (VALUES (1), (2), (7), (9)) AS v (k) LEFT JOIN basket b ON b.k = v.k", true),
+    ("SELECT v.k, b.price FROM (VALUES (1), (2), (7), (7)) AS v (k) JOIN basket b USING (k) WHERE b.te IS NULL", true),
+    (
+        "SELECT v.*, s.* FROM (VALUES (1, 'x', 1), (1, 'y', 5), (3, 'x', 2), (NULL, 'x', 1), (9, 'q', 9)) AS v (a, b, k) LEFT JOIN visits s USING (a, b, k)",
+        true,
+    ),
     // Not few, not the whole key, or not the present.
+    ("SELECT l.id, b.te FROM labels l LEFT JOIN basket b ON b.k = l.a", false),
     ("SELECT l.id, i.te FROM labels l LEFT JOIN items i ON i.k = l.a", false),
     ("SELECT v.a, p.x FROM (VALUES (1), (2)) AS v (a) JOIN pairs p ON p.a = v.a", false),
     (

@@ -5,9 +5,14 @@
 //! | `redis://[user[:password]@]host[:6379][/database]` | one server, or a proxy that finds it |
 //! | `redis+unix:///path[?db=…&user=…&pass=…]`, `unix://` | one server on this machine |
 //! | `redis+sentinel://[user[:password]@]host[:26379],host…/service[/database]` | the primary that the sentinels name |
+//! | `redis+cluster://[user[:password]@]host[:6379],host…` | the cluster that these nodes know |
 //!
 //! `valkey` may stand for `redis`. User, password and path may be percent-encoded; a password alone is `redis://:password@host`.
 //! The sentinels are asked without a password.
+//!
+//! `rediss` for `redis` puts every connection, those to sentinels included, behind TLS. The server's certificate must be for the name
+//! by which it is reached, and by an authority that this machine trusts, or one of `?ca=FILE`; `cert=FILE&key=FILE` are shown to
+//! a server that asks for a certificate. Files are PEM, read at each connection, so that they may be renewed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,12 +41,25 @@ pub(super) enum Place {
         /// The name they know the primary by.
         service: String,
     },
+    /// In the cluster that these nodes know.
+    Cluster(Vec<Host>),
+}
+
+/// How connections are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tls {
+    /// The authorities that are trusted; `None`: those that this machine trusts.
+    pub(super) authorities: Option<PathBuf>,
+    /// The certificate to show, and its key.
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// What a URL says. Shown without the password.
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) place: Place,
+    /// `None`: they are not.
+    pub(super) tls: Option<Tls>,
     user: Option<String>,
     password: Option<String>,
     database: i64,
@@ -53,7 +71,11 @@ impl Address {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| malformed("It has no scheme."))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let scheme = scheme.to_lowercase().replace("valkey", "redis");
-        match scheme.as_str() {
+        let (kind, behind_tls) = match scheme.strip_prefix("rediss") {
+            Some(rest) => (format!("redis{rest}"), true),
+            None => (scheme, false),
+        };
+        let mut address = match kind.as_str() {
             "redis" => Self::hosts(rest, |mut hosts, path| match (hosts.pop(), hosts.is_empty(), path) {
                 (Some(host), true, [] | [_]) => Ok((Place::Host(with_port(host, PORT)?), path.first().copied())),
                 _ => Err(malformed("One host is expected, and at most a database number after it.")),
@@ -65,14 +87,21 @@ impl Address {
                 }
                 _ => Err(malformed("The name of the service is expected after the sentinels.")),
             }),
-            "redis+unix" | "unix" => Self::socket(rest, query),
-            "rediss" => Err(Error::unsupported("an online store behind TLS")
-                .hint("Give it as redis://host:port, through a tunnel (stunnel, a sidecar) where the network is not trusted.")),
-            "redis+cluster" | "rediss+cluster" => Err(Error::unsupported("an online store in a Redis Cluster").hint(
-                "Give one server as redis://host:port, or a failover group as redis+sentinel://host:port,host:port/service.",
-            )),
+            "redis+cluster" => Self::hosts(rest, |hosts, path| match path {
+                [] | ["0"] => {
+                    Ok((Place::Cluster(hosts.into_iter().map(|host| with_port(host, PORT)).collect::<Result<_>>()?), None))
+                }
+                _ => Err(malformed("A cluster has no databases but 0.")),
+            }),
+            "redis+unix" | "unix" if !behind_tls => return Self::socket(rest, query),
             _ => Err(malformed("Its scheme is none that is known.")),
-        }
+        }?;
+        address.tls = match (behind_tls, query) {
+            (true, query) => Some(tls(query)?),
+            (false, "") => None,
+            (false, _) => return Err(malformed("What stands after the question mark is known behind rediss:// alone.")),
+        };
+        Ok(address)
     }
 
     /// `[user[:password]@]host[:port][,…][/part[/part]]`; `place` says what hosts and path mean, and which part is the database.
@@ -87,15 +116,20 @@ impl Address {
         let (place, number) = place(hosts.split(',').collect(), &path)?;
         let (user, password) = login.split_once(':').map_or((login, ""), |(user, password)| (user, password));
         let given = |text: &str| (!text.is_empty()).then(|| decoded(text)).transpose();
-        Ok(Self { place, user: given(user)?, password: given(password)?, database: database(number)? })
+        Ok(Self { place, tls: None, user: given(user)?, password: given(password)?, database: database(number)? })
     }
 
     fn socket(path: &str, query: &str) -> Result<Self> {
         if !path.starts_with('/') {
             return Err(malformed("The path of the socket is expected, from the root."));
         }
-        let mut address =
-            Self { place: Place::Socket(decoded(path)?.into()), user: None, password: None, database: database(None)? };
+        let mut address = Self {
+            place: Place::Socket(decoded(path)?.into()),
+            tls: None,
+            user: None,
+            password: None,
+            database: database(None)?,
+        };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("db", number)) => address.database = database(Some(number))?,
@@ -123,13 +157,14 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_ref().map_or(String::new(), |user| format!("{user}@"));
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         match &self.place {
-            Place::Host((host, port)) => write!(f, "redis://{user}{}:{port}/{}", bracketed(host), self.database),
+            Place::Host(host) => write!(f, "{scheme}://{user}{}/{}", shown(host), self.database),
             Place::Socket(path) => write!(f, "redis+unix://{}?db={}", path.display(), self.database),
             Place::Sentinels { sentinels, service } => {
-                let hosts: Vec<_> = sentinels.iter().map(|(host, port)| format!("{}:{port}", bracketed(host))).collect();
-                write!(f, "redis+sentinel://{user}{}/{service}/{}", hosts.join(","), self.database)
+                write!(f, "{scheme}+sentinel://{user}{}/{service}/{}", all_shown(sentinels), self.database)
             }
+            Place::Cluster(nodes) => write!(f, "{scheme}+cluster://{user}{}", all_shown(nodes)),
         }
     }
 }
@@ -142,8 +177,34 @@ impl fmt::Debug for Address {
 
 fn malformed(detail: &str) -> Error {
     Error::new(SqlState::ConfigFileError, "the address of the online store is not one of a Redis").detail(detail).hint(
-        "Give it as redis://user:password@host:port/database, redis+unix:///path or redis+sentinel://host:port,host:port/service.",
+        "Give it as redis://user:password@host:port/database, redis+unix:///path, redis+sentinel://host:port,host:port/service or \
+         redis+cluster://host:port,host:port; with rediss for redis behind TLS.",
     )
+}
+
+/// `ca=FILE&cert=FILE&key=FILE`, each of which may be absent. Files that cannot be read are told here, not at some later connection.
+fn tls(query: &str) -> Result<Tls> {
+    let (mut authorities, mut certificate, mut key) = (None, None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (place, file) = match pair.split_once('=') {
+            Some(("ca", file)) => (&mut authorities, file),
+            Some(("cert", file)) => (&mut certificate, file),
+            Some(("key", file)) => (&mut key, file),
+            _ => return Err(malformed("Behind TLS, only ca, cert and key are known after the question mark.")),
+        };
+        let file = PathBuf::from(decoded(file)?);
+        std::fs::File::open(&file).map_err(|source| {
+            let message = format!("could not read {}, which the address of the online store names", file.display());
+            Error::new(SqlState::ConfigFileError, message).hint("Give the path of a PEM file.").caused_by(source)
+        })?;
+        *place = Some(file);
+    }
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(malformed("A certificate and its key belong together: cert=FILE&key=FILE.")),
+    };
+    Ok(Tls { authorities, certificate })
 }
 
 fn database(number: Option<&str>) -> Result<i64> {
@@ -166,8 +227,13 @@ fn with_port(text: &str, default: u16) -> Result<Host> {
     Ok((decoded(host)?, port.map_or(Ok(default), port_of)?))
 }
 
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+/// A host and its port, as a URL has them.
+pub(super) fn shown((host, port): &Host) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn all_shown(hosts: &[Host]) -> String {
+    hosts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// Text without its percent-encoding.
@@ -216,6 +282,19 @@ mod tests {
         let sentinels = Place::Sentinels { sentinels: vec![host("a", 26379), host("b", 2)], service: "mine".into() };
         let shown = "redis+sentinel://u@a:26379,b:2/mine/1";
         check("redis+sentinel://u:secret@a,b:2/mine/1", sentinels, (Some("u"), Some("secret"), 1), shown);
+        let cluster = Place::Cluster(vec![host("a", 6379), host("::1", 2)]);
+        check("valkey+cluster://:secret@a,[::1]:2", cluster.clone(), (None, Some("secret"), 0), "redis+cluster://a:6379,[::1]:2");
+        check("rediss+cluster://a,[::1]:2/", cluster, (None, None, 0), "rediss+cluster://a:6379,[::1]:2");
+        check("rediss://db:1", Place::Host(host("db", 1)), (None, None, 0), "rediss://db:1/0");
+    }
+
+    #[test]
+    fn behind_tls_files_may_be_named() {
+        assert_eq!(Address::parse("redis://a").unwrap().tls, None);
+        assert_eq!(Address::parse("rediss+sentinel://a/mine").unwrap().tls, Some(Tls::default()));
+        let null = || PathBuf::from("/dev/null");
+        let tls = Address::parse("valkeys://a?ca=/dev/null&cert=%2Fdev/null&key=/dev/null").unwrap().tls;
+        assert_eq!(tls, Some(Tls { authorities: Some(null()), certificate: Some((null(), null())) }));
     }
 
     #[test]
@@ -229,8 +308,12 @@ mod tests {
             ("redis://sec%ret@a", SqlState::ConfigFileError),
             ("redis+unix://secret.sock", SqlState::ConfigFileError),
             ("redis+sentinel://secret@a,b", SqlState::ConfigFileError),
-            ("rediss://:secret@a", SqlState::FeatureNotSupported),
-            ("redis+cluster://:secret@a", SqlState::FeatureNotSupported),
+            ("redis://:secret@a?ca=x", SqlState::ConfigFileError),
+            ("rediss://:secret@a?ca=/nowhere", SqlState::ConfigFileError),
+            ("rediss://:secret@a?cert=/dev/null", SqlState::ConfigFileError),
+            ("rediss://:secret@a?what=/dev/null", SqlState::ConfigFileError),
+            ("rediss+unix:///secret", SqlState::ConfigFileError),
+            ("redis+cluster://:secret@a/1", SqlState::ConfigFileError),
         ] {
             let error = Address::parse(url).unwrap_err();
             assert_eq!(error.code(), code, "{url}");

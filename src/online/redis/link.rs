@@ -1,33 +1,42 @@
-//! The connections to one Redis, made and kept by a task of their own.
+//! The connections to one Redis, or to all primaries of a cluster, made and kept by a task of their own.
 //!
 //! A caller never waits for a server that is known to be away: the task tries to reach it again, after pauses that grow to
 //! [`PAUSE_MAX`], and calls fail at once until it has. Only what is being connected to for the first time, or again after a
 //! connection broke, is waited for, within the caller's own limit.
 //!
-//! There are two connections, so that a lookup does not stand behind a write of many rows. Both are given up together, and each
-//! pair is an [`Epoch`] of its own: the server behind the next pair may lack what the one before it was told, and whoever builds
-//! on that must look again. The task also asks the server for a sign of life, since one that hangs keeps its connections, and the
-//! sentinels, where there are any, whether their primary is still this one.
+//! There are two connections to a server, so that a lookup does not stand behind a write of many rows. All are given up together,
+//! and each time that all are there is an [`Epoch`] of its own: the server behind the next may lack what the one before it was told,
+//! and whoever builds on that must look again. The task also asks each server for a sign of life, since one that hangs keeps its
+//! connections; the sentinels, where there are any, whether their primary is still this one; and the nodes of a cluster whether
+//! each still serves the same slots.
+//!
+//! A cluster is connected to where all of its primaries tell the same slots. That one of them breaks ends the epoch for all: rows
+//! of a view lie on each, so none of its lookups could be sure otherwise, and a cluster that lacks a primary serves nothing itself.
 
-use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::{select_all, try_join_all};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use redis::{RedisConnectionInfo, RedisError, Value};
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::address::{Address, Host, Place};
+use super::address::{Address, Host, Place, Tls, shown};
+use super::open::{About, Obstacle, about, info_field, is_lost, obstacle, open, serves};
+use super::slots::SlotMap;
 use crate::online::Epoch;
 
 /// How long connections may take to be made, all questions to the server and to the sentinels included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long one sentinel may take to answer.
+/// How long one sentinel, or one node asked for the others, may take to answer.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// How often sentinels are asked for their primary, and the nodes of a cluster for their slots.
+const PLACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the server is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
@@ -35,44 +44,11 @@ const PING_INTERVAL: Duration = Duration::from_millis(250);
 /// How long it may take to give one before its connections are given up.
 const PING_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// How many signs of life go by between two questions to the sentinels.
-const PINGS_PER_SENTINEL_LOOK: u32 = 4;
-
 /// The pause after the first attempt that failed; it doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// The longest pause: how long a server that is back may go unnoticed, half as much again at worst.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-
-/// How many calls may wait to be sent on one connection.
-const CALLS_QUEUED: usize = 1024;
-
-/// How many bytes are gathered before they are sent.
-const SEND_BYTES: usize = 64 << 10;
-
-/// Why the server cannot be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Obstacle {
-    Unreachable,
-    Refused,
-    Replica,
-    Loading,
-    NoPrimary,
-    Silent,
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unreachable => "It cannot be reached.",
-            Self::Refused => "It refuses the user or the password.",
-            Self::Replica => "It is a replica, which takes no writes.",
-            Self::Loading => "It is loading its data.",
-            Self::NoPrimary => "The sentinels know no primary of that name.",
-            Self::Silent => "It did not answer in time.",
-        })
-    }
-}
 
 /// Why a call brought nothing.
 #[derive(Debug)]
@@ -93,15 +69,35 @@ impl From<RedisError> for Failure {
     }
 }
 
-/// A pair of connections.
+impl Failure {
+    /// Whether a node of a cluster says that a slot is, or is about to be, with another.
+    pub(super) fn is_moved(&self) -> bool {
+        use redis::{ErrorKind, ServerErrorKind};
+        let moved = [ServerErrorKind::Moved, ServerErrorKind::Ask, ServerErrorKind::TryAgain];
+        matches!(self, Self::Redis(error) if moved.iter().any(|moved| error.kind() == ErrorKind::Server(*moved)))
+    }
+}
+
+/// A pair of connections to one server.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) epoch: Epoch,
+pub(super) struct Node {
     /// For lookups and other short questions.
     pub(super) lookups: MultiplexedConnection,
     /// For writes.
     pub(super) writes: MultiplexedConnection,
-    /// What the server says it is (`7.0.15`, `valkey 8.0.1`); `None` where it does not say.
+    /// What the keys of its applied versions end with.
+    pub(super) mark: String,
+}
+
+/// All connections of an epoch.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) epoch: Epoch,
+    /// The one server; in a cluster the primaries, in the order of the slot map.
+    pub(super) nodes: Vec<Node>,
+    /// Whose the slots are; `None` where there is one server.
+    pub(super) slots: Option<SlotMap>,
+    /// What the first server says it is (`7.0.15`, `valkey 8.0.1`); `None` where it does not say.
     pub(super) version: Option<String>,
     /// Where the primary was found, where sentinels were asked.
     primary: Option<Host>,
@@ -120,6 +116,8 @@ pub(super) struct Link {
     state: watch::Receiver<State>,
     /// The number of the pair that is up; 0 where none is.
     epoch: Arc<AtomicU64>,
+    /// Wakes the keeper to ask a cluster for its slots.
+    doubts: Arc<Notify>,
     keeper: AbortHandle,
 }
 
@@ -134,8 +132,17 @@ impl Link {
     pub(super) fn new(address: Address) -> Self {
         let (sender, state) = watch::channel(State::Connecting);
         let epoch = Arc::new(AtomicU64::new(0));
-        let keeper = Keeper { address, state: sender, epoch: Arc::clone(&epoch), epochs: 0, asked_first: 0 };
-        Self { state, epoch, keeper: tokio::spawn(keeper.run()).abort_handle() }
+        let doubts = Arc::new(Notify::new());
+        let keeper = Keeper {
+            address,
+            state: sender,
+            epoch: Arc::clone(&epoch),
+            doubts: Arc::clone(&doubts),
+            epochs: 0,
+            asked_first: 0,
+            known: Vec::new(),
+        };
+        Self { state, epoch, doubts, keeper: tokio::spawn(keeper.run()).abort_handle() }
     }
 
     /// The epoch of the connections that are up. No IO.
@@ -144,6 +151,11 @@ impl Link {
             0 => None,
             number => Some(Epoch(number)),
         }
+    }
+
+    /// Says that the slots may no longer be as they were.
+    pub(super) fn look_again(&self) {
+        self.doubts.notify_one();
     }
 
     /// The connections, waiting for them only while they are being made.
@@ -167,11 +179,17 @@ struct Keeper {
     address: Address,
     state: watch::Sender<State>,
     epoch: Arc<AtomicU64>,
-    /// How many pairs of connections there have been.
+    doubts: Arc<Notify>,
+    /// How many epochs there have been.
     epochs: u64,
-    /// Which sentinel is asked first.
+    /// Which sentinel, or node of a cluster, is asked first.
     asked_first: usize,
+    /// The primaries of the cluster when it was last connected to: it may have moved away from those that the address names.
+    known: Vec<Host>,
 }
+
+/// Why there is no connection, and what was said.
+type NotConnected = (Obstacle, Option<RedisError>);
 
 impl Keeper {
     async fn run(mut self) {
@@ -218,35 +236,106 @@ impl Keeper {
         self.state.send_replace(State::Away(obstacle));
     }
 
-    /// Both connections, and the tasks that drive them.
-    async fn connect(&mut self) -> Result<(Session, JoinSet<()>), (Obstacle, Option<RedisError>)> {
-        let primary = self.ask_sentinels().await;
-        // Should it not be one, the next attempt asks another sentinel first.
+    /// All connections, and the tasks that drive those of each server.
+    async fn connect(&mut self) -> Result<(Session, Vec<JoinSet<()>>), NotConnected> {
+        // Should this attempt fail, the next asks another first.
         self.asked_first = self.asked_first.wrapping_add(1);
-        let place = match (&self.address.place, primary.clone()) {
-            (Place::Sentinels { .. }, None) => return Err((Obstacle::NoPrimary, None)),
-            (_, Some(primary)) => Place::Host(primary),
-            (place, None) => place.clone(),
+        let (mut primary, mut slots) = (None, None);
+        let places = match &self.address.place {
+            Place::Sentinels { .. } => {
+                primary = Some(self.ask_sentinels().await.ok_or((Obstacle::NoPrimary, None))?);
+                primary.iter().cloned().map(Place::Host).collect()
+            }
+            Place::Cluster(seeds) => {
+                let map = slots.insert(self.ask_cluster(seeds).await?);
+                map.primaries().cloned().map(Place::Host).collect()
+            }
+            Place::Host(_) | Place::Socket(_) => vec![self.address.place.clone()],
         };
-        let login = self.address.login();
+        let marks = slots.as_ref().map_or_else(|| vec![String::new()], SlotMap::marks);
+        let connected = places.iter().zip(marks).map(|(place, mark)| self.connect_to(place, mark, slots.as_ref()));
+        let (mut nodes, mut drivers, mut version) = (Vec::new(), Vec::new(), None);
+        for (node, driven, about) in try_join_all(connected).await? {
+            version = version.or(about.version);
+            nodes.push(node);
+            drivers.push(driven);
+        }
+        if let Some(map) = &slots {
+            self.known = map.primaries().cloned().collect();
+        }
+        self.epochs += 1;
+        Ok((Session { epoch: Epoch(self.epochs), nodes, slots, version, primary }, drivers))
+    }
+
+    /// Both connections to one server, which must see the slots of its cluster as the others do.
+    async fn connect_to(
+        &self,
+        place: &Place,
+        mark: String,
+        slots: Option<&SlotMap>,
+    ) -> Result<(Node, JoinSet<()>, About), NotConnected> {
+        let (login, tls) = (self.address.login(), self.address.tls.as_ref());
         let mut drivers = JoinSet::new();
         let failed = |error: RedisError| (obstacle(&error), Some(error));
-        let mut lookups = open(&place, &login, &mut drivers).await.map_err(failed)?;
-        let writes = open(&place, &login, &mut drivers).await.map_err(failed)?;
+        let mut lookups = open(place, tls, &login, &mut drivers).await.map_err(failed)?;
+        let writes = open(place, tls, &login, &mut drivers).await.map_err(failed)?;
         if let Some(obstacle) = serves(&mut lookups).await.map_err(failed)? {
             return Err((obstacle, None));
         }
-        let version = about(&mut lookups).await.map_err(failed)?;
-        self.epochs += 1;
-        Ok((Session { epoch: Epoch(self.epochs), lookups, writes, version, primary }, drivers))
+        let about = about(&mut lookups).await.map_err(failed)?;
+        match (slots, place) {
+            (Some(slots), Place::Host(host)) => {
+                let info: Option<String> = redis::cmd("CLUSTER").arg("INFO").query_async(&mut lookups).await.ok();
+                if info.is_some_and(|info| info_field(&info, "cluster_state").is_some_and(|state| state != "ok")) {
+                    return Err((Obstacle::ClusterDown, None));
+                }
+                if slots_seen_by(&mut lookups, host).await.map_err(failed)?.as_ref() != Some(slots) {
+                    return Err((Obstacle::Unsettled, None));
+                }
+            }
+            _ if about.in_cluster => return Err((Obstacle::IsCluster, None)),
+            _ => {}
+        }
+        Ok((Node { lookups, writes, mark }, drivers, about))
+    }
+
+    /// The slots as the first node that answers tells them.
+    async fn ask_cluster(&self, seeds: &[Host]) -> Result<SlotMap, NotConnected> {
+        let mut why = (Obstacle::Unreachable, None);
+        for host in self.in_turn(&[&self.known, seeds].concat()) {
+            let ask = async {
+                let mut drivers = JoinSet::new();
+                let place = Place::Host(host.clone());
+                let mut node = open(&place, self.address.tls.as_ref(), &self.address.login(), &mut drivers).await?;
+                slots_seen_by(&mut node, &host).await
+            };
+            match tokio::time::timeout(SENTINEL_TIMEOUT, ask).await {
+                Ok(Ok(Some(map))) => return Ok(map),
+                Ok(Ok(None)) => why = (Obstacle::ClusterDown, None),
+                Ok(Err(error)) if error.to_string().contains("cluster support disabled") => {
+                    why = (Obstacle::NoCluster, Some(error));
+                }
+                Ok(Err(error)) => why = (obstacle(&error), Some(error)),
+                Err(_late) => why = (Obstacle::Silent, None),
+            }
+            tracing::debug!(node = %shown(&host), obstacle = %why.0, "the node does not tell its cluster's slots");
+        }
+        Err(why)
+    }
+
+    /// All of these, beginning with another one at each attempt.
+    fn in_turn(&self, hosts: &[Host]) -> Vec<Host> {
+        let mut hosts = hosts.to_vec();
+        let first = self.asked_first % hosts.len().max(1);
+        hosts.rotate_left(first);
+        hosts
     }
 
     /// Where the first sentinel that answers says that the primary is; `None` also where there are no sentinels.
     async fn ask_sentinels(&self) -> Option<Host> {
         let Place::Sentinels { sentinels, service } = &self.address.place else { return None };
-        let first = self.asked_first % sentinels.len().max(1);
-        for sentinel in sentinels[first..].iter().chain(&sentinels[..first]) {
-            match tokio::time::timeout(SENTINEL_TIMEOUT, ask_sentinel(sentinel, service)).await {
+        for sentinel in self.in_turn(sentinels) {
+            match tokio::time::timeout(SENTINEL_TIMEOUT, ask_sentinel(&sentinel, service, self.address.tls.as_ref())).await {
                 Ok(Ok(Some(primary))) => return Some(primary),
                 Ok(Ok(None)) => tracing::debug!(sentinel = %sentinel.0, service, "the sentinel knows no such service"),
                 Ok(Err(error)) => tracing::debug!(sentinel = %sentinel.0, %error, "the sentinel does not say"),
@@ -257,36 +346,83 @@ impl Keeper {
     }
 
     /// Returns, with the reason, when the connections are no longer good.
-    async fn watch_over(&self, session: &Session, mut drivers: JoinSet<()>) -> &'static str {
-        let mut signs = tokio::time::interval(PING_INTERVAL);
-        signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut connection = session.lookups.clone();
-        for sign in 0_u32.. {
+    async fn watch_over(&self, session: &Session, drivers: Vec<JoinSet<()>>) -> &'static str {
+        let nodes = session.nodes.iter().zip(drivers).map(|(node, drivers)| Box::pin(watch_node(node, drivers)));
+        tokio::select! {
+            (reason, _, _) = select_all(nodes) => reason,
+            reason = self.watch_place(session) => reason,
+        }
+    }
+
+    /// Returns, with the reason, when the primaries are elsewhere, or serve other slots.
+    async fn watch_place(&self, session: &Session) -> &'static str {
+        let mut looks = tokio::time::interval(PLACE_INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
             tokio::select! {
-                _ended = drivers.join_next() => return "it was closed",
-                _ = signs.tick() => {}
+                _ = looks.tick() => {}
+                () = self.doubts.notified() => {}
             }
-            match tokio::time::timeout(PING_TIMEOUT, serves(&mut connection)).await {
-                Ok(Ok(None)) => {}
-                Ok(Ok(Some(Obstacle::Replica))) => return "the server has become a replica",
-                Ok(_) => return "the server does not serve",
-                Err(_late) => return "the server does not answer",
-            }
-            if sign % PINGS_PER_SENTINEL_LOOK == 0
-                && let Some(primary) = self.ask_sentinels().await
-                && session.primary.as_ref() != Some(&primary)
-            {
-                return "the sentinels name another primary";
+            match (&self.address.place, &session.slots) {
+                (Place::Sentinels { .. }, _) => {
+                    let primary = self.ask_sentinels().await;
+                    if primary.is_some() && session.primary != primary {
+                        return "the sentinels name another primary";
+                    }
+                }
+                (Place::Cluster(_), Some(map)) => {
+                    for (node, host) in session.nodes.iter().zip(map.primaries()) {
+                        let mut node = node.lookups.clone();
+                        // One that does not answer is watched by its signs of life.
+                        let seen = tokio::time::timeout(SENTINEL_TIMEOUT, slots_seen_by(&mut node, host)).await;
+                        if seen.is_ok_and(|seen| seen.is_ok_and(|seen| seen.as_ref() != Some(map))) {
+                            return "the cluster serves its slots otherwise";
+                        }
+                    }
+                }
+                _ => return pending().await,
             }
         }
-        "it was watched for years"
     }
 }
 
+/// Returns, with the reason, when the connections to a server are no longer good.
+async fn watch_node(node: &Node, mut drivers: JoinSet<()>) -> &'static str {
+    let mut signs = tokio::time::interval(PING_INTERVAL);
+    signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut lookups, mut writes) = (node.lookups.clone(), node.writes.clone());
+    loop {
+        tokio::select! {
+            Some(_ended) = drivers.join_next() => return "it was closed",
+            _ = signs.tick() => {}
+        }
+        match tokio::time::timeout(PING_TIMEOUT, serves(&mut lookups)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(Obstacle::Replica))) => return "the server has become a replica",
+            Ok(_) => return "the server does not serve",
+            Err(_late) => return "the server does not answer",
+        }
+        // Connections that the library drives are closed without a word. One that is busy is none that was closed.
+        if drivers.is_empty() {
+            let ping = redis::cmd("PING");
+            let sign = tokio::time::timeout(PING_TIMEOUT, ping.query_async::<Value>(&mut writes)).await;
+            if sign.is_ok_and(|sign| sign.is_err_and(|error| is_lost(&error))) {
+                return "it was closed";
+            }
+        }
+    }
+}
+
+/// The slots of a cluster as this node, found at `host`, sees them; `None` where some are nobody's.
+async fn slots_seen_by(node: &mut MultiplexedConnection, host: &Host) -> Result<Option<SlotMap>, RedisError> {
+    let answer: Vec<Value> = redis::cmd("CLUSTER").arg("SLOTS").query_async(node).await?;
+    Ok(SlotMap::of_answer(&answer, host))
+}
+
 /// What a sentinel says of the place of a service's primary.
-async fn ask_sentinel(sentinel: &Host, service: &str) -> Result<Option<Host>, RedisError> {
+async fn ask_sentinel(sentinel: &Host, service: &str, tls: Option<&Tls>) -> Result<Option<Host>, RedisError> {
     let mut drivers = JoinSet::new();
-    let mut connection = open(&Place::Host(sentinel.clone()), &RedisConnectionInfo::default(), &mut drivers).await?;
+    let mut connection = open(&Place::Host(sentinel.clone()), tls, &RedisConnectionInfo::default(), &mut drivers).await?;
     let mut ask = redis::cmd("SENTINEL");
     ask.arg("get-master-addr-by-name").arg(service).query_async(&mut connection).await
 }
@@ -296,89 +432,4 @@ async fn rest(pause: &mut Duration) {
     let chance = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
     tokio::time::sleep(*pause / 2 + *pause * chance / 256).await;
     *pause = (*pause * 2).min(PAUSE_MAX);
-}
-
-/// A connection, logged in; its driver joins the others.
-async fn open(
-    place: &Place,
-    login: &RedisConnectionInfo,
-    drivers: &mut JoinSet<()>,
-) -> Result<MultiplexedConnection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(CALLS_QUEUED)
-        .set_write_backpressure_boundary(SEND_BYTES);
-    match place {
-        Place::Socket(path) => {
-            let stream = UnixStream::connect(path).await?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(login, stream, config).await?;
-            drivers.spawn(driver);
-            Ok(connection)
-        }
-        Place::Host(host) => {
-            let stream = TcpStream::connect(host.clone()).await?;
-            // A lookup is one small message that must not wait for a second to travel with.
-            stream.set_nodelay(true)?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(login, stream, config).await?;
-            drivers.spawn(driver);
-            Ok(connection)
-        }
-        Place::Sentinels { .. } => Err((ErrorKind::InvalidClientConfig, "the sentinels' primary was not asked for").into()),
-    }
-}
-
-/// What keeps the server from taking reads and writes; one that does not let us ask is taken for a primary.
-async fn serves(connection: &mut MultiplexedConnection) -> Result<Option<Obstacle>, RedisError> {
-    // A server that is still loading its data refuses this.
-    match redis::cmd("PING").query_async::<String>(connection).await {
-        Ok(_pong) => {}
-        Err(error) if is_lost(&error) => return Err(error),
-        Err(error) => return Ok(Some(obstacle(&error))),
-    }
-    match redis::cmd("ROLE").query_async::<Vec<redis::Value>>(connection).await {
-        Ok(role) => {
-            let role = role.first().and_then(|role| redis::from_redis_value_ref::<String>(role).ok());
-            Ok(role.is_some_and(|role| role == "slave").then_some(Obstacle::Replica))
-        }
-        Err(error) if is_lost(&error) => Err(error),
-        Err(error) if obstacle(&error) == Obstacle::Loading => Ok(Some(Obstacle::Loading)),
-        Err(_not_allowed) => Ok(None),
-    }
-}
-
-/// What the server is; a server set up so that it may drop rows is complained about.
-async fn about(connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
-    let info = match redis::cmd("INFO").query_async::<String>(connection).await {
-        Ok(info) => info,
-        Err(error) if is_lost(&error) => return Err(error),
-        Err(_not_allowed) => return Ok(None),
-    };
-    if info_field(&info, "maxmemory").is_some_and(|bytes| bytes != "0")
-        && let Some(policy) = info_field(&info, "maxmemory_policy").filter(|policy| policy.starts_with("allkeys"))
-    {
-        tracing::warn!(
-            policy,
-            "the online store may drop rows to save memory, which nobody notices: set maxmemory-policy noeviction"
-        );
-    }
-    let valkey = info_field(&info, "valkey_version").map(|version| format!("valkey {version}"));
-    Ok(valkey.or_else(|| info_field(&info, "redis_version").map(str::to_owned)))
-}
-
-/// A line of what `INFO` says.
-pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-}
-
-fn is_lost(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error()
-}
-
-fn obstacle(error: &RedisError) -> Obstacle {
-    match error.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => Obstacle::Refused,
-        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => Obstacle::Loading,
-        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Obstacle::Refused,
-        _ => Obstacle::Unreachable,
-    }
 }

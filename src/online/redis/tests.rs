@@ -1,12 +1,16 @@
 //! What only a Redis can do: go away, hang, refuse, follow another.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::*;
-use crate::online::contract::{OTHER, PATIENT, RedisServer, VIEW, all_rows, connect, empty, entity, get, key, row, try_get};
+use crate::online::contract::{
+    OTHER, PATIENT, RedisServer, VIEW, all_rows, connect, connect_to, empty, entity, get, key, row, try_get,
+};
 use crate::online::*;
 
 #[test]
@@ -31,13 +35,14 @@ async fn two_stores_on_one_redis_share_nothing() {
 }
 
 /// Tries until it succeeds.
-async fn until<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> std::result::Result<T, E>) -> T {
+async fn until<T, E: std::fmt::Debug>(what: &str, mut attempt: impl AsyncFnMut() -> std::result::Result<T, E>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Ok(outcome) = attempt().await {
-            return outcome;
-        }
-        assert!(Instant::now() < deadline, "{what}");
+        let failed = match attempt().await {
+            Ok(outcome) => return outcome,
+            Err(failed) => failed,
+        };
+        assert!(Instant::now() < deadline, "{what}: {failed:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -177,4 +182,111 @@ async fn a_replica_is_not_written_to() {
 fn an_address_that_is_none_is_refused() {
     let error = RedisStore::connect("postgres://localhost", StoreId(Uuid::nil()), PATIENT).unwrap_err();
     assert_eq!(error.code(), SqlState::ConfigFileError);
+}
+
+/// Runs `openssl` in a folder.
+fn openssl(folder: &Path, arguments: &str) {
+    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+    let output = output.expect("openssl is not installed: apt-get install openssl");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An authority, and certificates by it for 127.0.0.1, one of which has no time left.
+fn certificates(folder: &Path) {
+    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(folder, &format!("req -x509 {KEY} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
+    openssl(folder, &format!("req -x509 {KEY} -keyout other.key -out other.pem -subj /CN=other -days 2"));
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    for (name, days) in [("good", 2), ("old", 0)] {
+        openssl(folder, &format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN=redis"));
+        let signed = format!("-CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -days {days}");
+        openssl(folder, &format!("x509 -req -in {name}.csr -out {name}.pem {signed}"));
+    }
+}
+
+/// A Redis behind TLS on this port, which asks clients for a certificate where `clients` is `yes`.
+fn behind_tls(port: u16, certificate: &str, clients: &str) -> RedisServer {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (public, private, authority) = (file(&format!("{certificate}.pem")), file(&format!("{certificate}.key")), file("ca.pem"));
+    let port = port.to_string();
+    let files = ["--tls-cert-file", &public, "--tls-key-file", &private, "--tls-ca-cert-file", &authority];
+    let arguments = [&["--tls-port", &port, "--tls-auth-clients", clients][..], &files].concat();
+    RedisServer::start_in(folder, &arguments)
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn a_redis_behind_tls_is_reached_by_those_who_trust_it() {
+    let port = free_port();
+    let server = behind_tls(port, "good", "no");
+    let file = |name: &str| server.folder().join(name).display().to_string();
+    let trusted = format!("rediss://127.0.0.1:{port}?ca={}", file("ca.pem"));
+    let store = connect_to(&trusted);
+    empty(&store, VIEW).await;
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    assert_eq!(get(&store, &[key(VIEW, 1)]).await, [Some(row(1, 1, 1, 1))]);
+    // What breaks there is noticed, and made again.
+    let before = store.connected().await.unwrap();
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    until("no other connection", async || match store.connected().await {
+        Ok(epoch) if epoch != before => Ok(epoch),
+        other => Err(other),
+    })
+    .await;
+    // Neither this machine nor another authority knows the server, nor is the name right.
+    let untrusted =
+        "Its certificate is not trusted: it is by another authority (name the right one with ?ca=FILE), or for another name.";
+    refuses(&format!("rediss://127.0.0.1:{port}"), untrusted).await;
+    refuses(&format!("rediss://127.0.0.1:{port}?ca={}", file("other.pem")), untrusted).await;
+    refuses(&format!("rediss://localhost:{port}?ca={}", file("ca.pem")), untrusted).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_asks_for_certificates_is_shown_one() {
+    let port = free_port();
+    let server = behind_tls(port, "good", "yes");
+    let file = |name: &str| server.folder().join(name).display().to_string();
+    let trusted = format!("rediss://127.0.0.1:{port}?ca={}", file("ca.pem"));
+    let wanted = "It wants another certificate of its clients, or one at all: name it with ?cert=FILE&key=FILE.";
+    refuses(&trusted, wanted).await;
+    refuses(&format!("{trusted}&cert={}&key={}", file("other.pem"), file("other.key")), wanted).await;
+    let store = connect_to(&format!("{trusted}&cert={}&key={}", file("good.pem"), file("good.key")));
+    empty(&store, VIEW).await;
+    assert_eq!(get(&store, &[key(VIEW, 1)]).await, [None]);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_and_a_port_without_tls_are_said() {
+    let (port, plain) = (free_port(), free_port());
+    let server = behind_tls(port, "old", "no");
+    let authority = server.folder().join("ca.pem").display().to_string();
+    refuses(&format!("rediss://127.0.0.1:{port}?ca={authority}"), "Its certificate has expired, or is not valid yet.").await;
+    let _plain = RedisServer::start_in(tempfile::tempdir().unwrap(), &["--port", &plain.to_string()]);
+    let said = "It does not speak TLS there: give its address as redis://, or the port that does.";
+    refuses(&format!("rediss://127.0.0.1:{plain}?ca={authority}"), said).await;
+}
+
+/// Waits until a store at `url` is refused for this reason.
+async fn refuses(url: &str, detail: &str) {
+    let refused = async || {
+        // A certificate without any time left is still good in the second in which it was made.
+        let Err(error) = connect_to(url).applied(VIEW).await else { return Err("nothing".to_owned()) };
+        assert_eq!(error.code(), SqlState::IoError);
+        assert!(error.hint_text().is_some());
+        let said = error.detail_text().unwrap_or_default().to_owned();
+        if said == detail { Ok(()) } else { Err(said) }
+    };
+    until(detail, refused).await;
+}
+
+#[tokio::test]
+async fn one_server_is_no_cluster() {
+    let port = free_port();
+    let _server = RedisServer::start_in(tempfile::tempdir().unwrap(), &["--port", &port.to_string()]);
+    refuses(&format!("redis+cluster://127.0.0.1:1,127.0.0.1:{port}"), "It is no cluster: give its address as redis://.").await;
 }
