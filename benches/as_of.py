@@ -171,11 +171,7 @@ def run_tidegate(shape, folder, note, binary):
     stop(server, connection)
     server, connection = serve(binary, folder)
     try:
-        fields, joins = [], []
-        for view in range(shape["views"]):
-            fields += [f"{feature} AS {feature.replace('.', '_')}" for feature in feature_list(shape, f"v{view}")]
-            joins.append(f"LEFT JOIN view{view} AS OF l.t AS v{view} ON v{view}.k = l.k")
-        query = f"SELECT l.n, l.k, l.t, {', '.join(fields)} FROM labels l {' '.join(joins)}"
+        query = tidegate_query(shape)
 
         def once():
             connection.execute("DROP TABLE IF EXISTS result")
@@ -191,6 +187,14 @@ def run_tidegate(shape, folder, note, binary):
     finally:
         stop(server, connection)
         shutil.rmtree(folder / "store", ignore_errors=True)
+
+
+def tidegate_query(shape):
+    fields, joins = [], []
+    for view in range(shape["views"]):
+        fields += [f"{feature} AS {feature.replace('.', '_')}" for feature in feature_list(shape, f"v{view}")]
+        joins.append(f"LEFT JOIN view{view} AS OF l.t AS v{view} ON v{view}.k = l.k")
+    return f"SELECT l.n, l.k, l.t, {', '.join(fields)} FROM labels l {' '.join(joins)}"
 
 
 def load_tidegate(connection, shape, folder):
