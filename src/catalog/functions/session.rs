@@ -113,11 +113,20 @@ fn setting(scope: &Scope, arguments: &[Value]) -> Result<Value> {
     match scope.session.settings.get(&wanted.to_lowercase()) {
         Some(value) => Ok(value.as_str().into()),
         None if argument(arguments, 1).bool() == Some(true) => Ok(Value::Null),
-        None => Err(Error::new(SqlState::UndefinedObject, format!("unrecognized configuration parameter \"{wanted}\""))),
+        None => Err(no_such_setting(wanted)),
     }
 }
 
-fn set_config(_: &Scope, _: &[Value]) -> Result<Value> {
+fn no_such_setting(name: &str) -> Error {
+    Error::new(SqlState::UndefinedObject, format!("unrecognized configuration parameter \"{name}\""))
+}
+
+/// Clients that try a setting which is not there go on without it, where the error says so.
+fn set_config(scope: &Scope, arguments: &[Value]) -> Result<Value> {
+    let name = text_argument(arguments, 0);
+    if !name.contains('.') && !scope.session.settings.contains_key(&name.to_lowercase()) {
+        return Err(no_such_setting(name));
+    }
     Err(Error::unsupported("set_config").hint("Use SET name = value, or SET LOCAL inside a transaction."))
 }
 
