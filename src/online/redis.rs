@@ -30,6 +30,9 @@
 //!   ONLINE` brings back what went.
 //! - A primary that the others have given up, and that can still be reached from here, is believed until it notices, which takes it
 //!   `cluster-node-timeout`, or until the slots are next asked for, once a second.
+//! - One loss is not noticed: a node that held no slots takes over all of another's by migration, and before its replica has the rows
+//!   it fails over to it. The slots are served as before, so the version that moved with them still speaks. `REFRESH ONLINE` after
+//!   such a move, or `tidegate audit`, makes sure.
 //!
 //! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the scripts below, which compare first.
 //!
@@ -114,8 +117,8 @@ impl std::fmt::Debug for RedisStore {
 
 impl RedisStore {
     /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://`, `redis+sentinel://` or `redis+cluster://`, with `rediss`
-    /// behind TLS. Waits for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks drive the
-    /// connections.
+    /// behind TLS. Waits for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks
+    /// drive the connections.
     pub fn connect(url: &str, store: StoreId, limits: CallLimits) -> Result<Self> {
         let address = Address::parse(url)?;
         Ok(Self {
