@@ -140,8 +140,13 @@ impl Gateway {
 
     /// A connection, or why there is none.
     pub(crate) async fn try_connect(&self) -> Result<Client, tokio_postgres::Error> {
+        self.connect_with("").await
+    }
+
+    /// A connection whose string has these `options`, or why there is none.
+    pub(crate) async fn connect_with(&self, options: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.address.port()).user("tester").dbname("tidegate");
+        config.host("127.0.0.1").port(self.address.port()).user("tester").dbname("tidegate").options(options);
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)

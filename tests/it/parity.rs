@@ -349,3 +349,27 @@ async fn near_misses_of_the_classical_spellings_give_their_own_rows() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Unmodified SQL is asked of the past where the connection string says so, and what cannot be an instant ends the login.
+#[tokio::test]
+async fn a_connection_string_asks_for_the_past() {
+    let gateway = Setup::new(Online::Embedded).clock("2026-01-02 00:00:00Z").start();
+    let client = gateway.connect().await;
+    harness::run(&client, "CREATE ENTITY thing KEY (k BIGINT); CREATE FEATURE VIEW v (x BIGINT) ENTITY thing").await;
+    harness::run(&client, "INSERT INTO v VALUES (1, '2026-01-01 09:00Z', 9)").await;
+    harness::run(&client, "ALTER SYSTEM SET tidegate.clock = '2026-01-03 00:00:00Z'").await;
+    harness::run(&client, "INSERT INTO v VALUES (1, '2026-01-01 09:00Z', 90), (1, '2026-01-01 10:00Z', 10)").await;
+    let asked = "SELECT x FROM v WHERE k = 1";
+    for (options, answer) in [
+        ("", "10"),
+        ("-c tidegate.as_of=2026-01-01T09:30Z", "90"),
+        ("--tidegate.as-of=2026-01-01\\ 09:30Z", "90"),
+        ("-c tidegate.system_time=2026-01-02T12:00Z", "9"),
+        ("-c tidegate.as_of=2026-01-01T09:30Z -c tidegate.system_time=2026-01-02T12:00Z", "9"),
+    ] {
+        let client = gateway.connect_with(options).await.unwrap();
+        assert_eq!(harness::value(&client, asked).await, answer, "{options}");
+    }
+    let refused = gateway.connect_with("-c tidegate.as_of=soon").await.expect_err("\"soon\" is no instant");
+    assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("22023"), "{refused}");
+}
