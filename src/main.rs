@@ -87,9 +87,9 @@ fn tune_libraries() {
     let settings = [
         // Lance leaves two cores to input and output, so of two it would use one.
         ("LANCE_CPU_THREADS", cores.as_str()),
-        // Of the system's allocator, which large blocks come from: few arenas, so that threads use each other's freed blocks; none but
-        // the largest blocks from pages of their own, and only so much free memory given back, because getting a page from the
-        // system costs more than filling it.
+        // Of the system's allocator, which large blocks come from: few arenas, so that threads use each other's freed blocks;
+        // none but the largest blocks from pages of their own, and only so much free memory given back, because getting a page
+        // from the system costs more than filling it.
         ("MALLOC_ARENA_MAX", "2"),
         ("MALLOC_MMAP_THRESHOLD_", "33554432"),
         ("MALLOC_TRIM_THRESHOLD_", "268435456"),

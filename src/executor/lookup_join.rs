@@ -37,7 +37,8 @@ pub enum LookupJoinKind {
 }
 
 /// Joins each left row with the row that its entity has in the right input, where an [`OnlineLookupExec`] that names no keys yet
-/// reads a view or several, or an [`EntityJoinExec`] that does so where the online store cannot answer. Left rows are taken a batch at a time: their entities, each once, are one round trip.
+/// reads a view or several, or an [`EntityJoinExec`] that does so where the online store cannot answer. Left rows are taken a batch
+/// at a time: their entities, each once, are one round trip.
 #[derive(Debug)]
 pub struct LookupJoinExec {
     left: Arc<dyn ExecutionPlan>,
