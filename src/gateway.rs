@@ -66,9 +66,10 @@ impl Gateway {
         let durability = if config.fsync { Durability::Synced } else { Durability::Cached };
         let offline: SharedOfflineStore = Arc::new(LanceStore::with_durability(&config.data, durability)?);
         let online = Arc::new(OnlineViews::new(online_store(&config, &registry.current())?));
-        let ingest = Arc::new(Ingest::new(Arc::clone(&offline), Arc::clone(&online), Arc::clone(&clock)));
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
         let planner = Arc::new(Planner::new(&PlannerConfig { memory_bytes_max: config.memory_bytes_max, partitions })?);
+        let ingest = Ingest::new(Arc::clone(&offline), Arc::clone(&online), Arc::clone(&clock));
+        let ingest = Arc::new(ingest.with_long_work_on(planner.runtime().handle()?));
         let catalog = Catalog::new(Arc::clone(&planner), clock.now())?;
         let stores = Stores { offline, online, metrics: Arc::new(Metrics::default()) };
         let limits = SessionLimits { write_bytes_max: config.write_bytes_max, prepared_max: PREPARED_MAX };
@@ -95,8 +96,9 @@ impl Gateway {
         let mut server = ServerConfig { connections_max: self.config.connections_max, ..ServerConfig::default() };
         server.limits.message_bytes_max = self.config.message_bytes_max;
         let (stop, stopped) = watch::channel(false);
-        let maintainer = tokio::spawn(maintain(Arc::clone(&self.services), stopped.clone()));
-        let tidier = tokio::spawn(tidy(Arc::clone(&self.services), self.retention, stopped.clone()));
+        let long_work = self.services.planner.runtime().handle()?;
+        let maintainer = long_work.spawn(maintain(Arc::clone(&self.services), stopped.clone()));
+        let tidier = long_work.spawn(tidy(Arc::clone(&self.services), self.retention, stopped.clone()));
         let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
         info!(%address, data = %self.config.data, "accepting connections");
         ready(address);

@@ -10,9 +10,10 @@ Feast, psycopg and asyncpg it installs into a venv of its own. Five views, each 
 - `single`: pgbench with prepared statements, one lookup at a time from 1, 16 and 64 connections, ten in a pipeline from 8, and
   100 by `IN`; next to the ceiling, a server that answers everything with the same bytes, and to redis-benchmark.
 - `batch`: 1, 10 and 100 entities by `= ANY($1)`, by a compiled client and by Python's; Feast's SDK and feature server.
-- `service`: the same over the five views at once.
+- `service`: the same over the five views at once: a feature service, or a join of five tables.
 - `latency`: one lookup at a time from one connection of the compiled client, and a bare GET by the same.
-- `join`: single lookups while the base join of as_of.py runs on the same gateway, next to the same ones before it.
+- `join`: single lookups while the base join of as_of.py runs on the same gateway, again and again, its columns summed up
+  (`beside`) or its rows stored (`stored`), next to the same ones before it.
 
 Each figure is the median of three runs after one that warms up; clients and servers share the machine, and the servers'
 processor time for a lookup, of one entity, includes the system's. Of Feast's SDK it is the calling process's own.
@@ -73,7 +74,7 @@ class Bench:
         try:
             self.row(server.name, name, shape, connections, batch, run, server.processor)
         except clients.Refused as refused:
-            print(f"{server.name:<19}{name:<16}{shape:<11}{connections:>5} FAILED: {refused}", flush=True)
+            self.table.add_failed(server.name, name, shape, connections, refused)
 
     def pgbench(self, server, shapes=SHAPES):
         for script, connections, lookups in shapes:
@@ -87,7 +88,7 @@ class Bench:
         if "batch" in self.parts:
             self.batches(server, "any", clients.ANY)
         if "service" in self.parts:
-            self.batches(server, "service", clients.SERVICE)
+            self.batches(server, "service", clients.JOIN if server.name == "postgresql" else clients.SERVICE)
 
     def batches(self, server, shape, text):
         for batch in BATCHES:
@@ -116,11 +117,11 @@ class Bench:
             command = [self.python, as_of.__file__, "--engine", "data", "--rows", str(self.join_rows)]
             subprocess.run(command, check=True)
         as_of.load_tidegate(Statements(server.port), shape, data)
-        for name, beside in (("idle", contextlib.nullcontext()), ("beside", joining(server.port, shape))):
-            with beside:
+        for name in ("idle", "beside", "stored"):
+            with joining(server.port, shape, name):
                 for connections in (1, 16):
                     run = clients.pgbench(server.port, "single", connections, self.folder)
-                    self.row(server.name, "pgbench", name, connections, 1, run, None if name == "beside" else server.processor)
+                    self.row(server.name, "pgbench", name, connections, 1, run, server.processor if name == "idle" else None)
 
     def ask_feast(self):
         if not self.feast:
@@ -154,7 +155,15 @@ class Statements:
 
 
 @contextlib.contextmanager
-def joining(port, shape):
+def joining(port, shape, what):
+    """Joins that run meanwhile, one after another; none where `what` is `idle`."""
+    if what == "idle":
+        yield
+        return
+    join = as_of.tidegate_query(shape)
+    statements = [f"SELECT count(*), {', '.join(f'sum(v0_f{number})' for number in range(10))} FROM ({join}) AS joined"]
+    if what == "stored":
+        statements = ["DROP TABLE IF EXISTS result", f"CREATE TABLE result AS {join}"]
     done = threading.Event()
     took, failed = [], []
 
@@ -162,8 +171,8 @@ def joining(port, shape):
         while not done.is_set():
             start = time.perf_counter()
             try:
-                servers.psql(port, "DROP TABLE IF EXISTS result")
-                servers.psql(port, f"CREATE TABLE result AS {as_of.tidegate_query(shape)}")
+                for statement in statements:
+                    servers.psql(port, statement)
             except subprocess.CalledProcessError as error:
                 failed.append(error)
                 return

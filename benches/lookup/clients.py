@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from figures import Run
-from servers import ENTITIES, FEATURES, VIEWS, tool
+from servers import ENTITIES, FEATURES, SERVICE_COLUMNS, SERVICE_NAME, VIEWS, tool
 
 PIPELINE = 10
 BATCH = 100
@@ -21,11 +21,12 @@ SCRIPTS = {
 
 KEY = f"SELECT {', '.join(FEATURES)} FROM features WHERE k = $1"
 ANY = f"SELECT {', '.join(FEATURES)} FROM features WHERE k = ANY($1)"
-SERVICE = (
+JOIN = (
     f"SELECT {', '.join(f'v{n}.{feature}' for n in range(len(VIEWS)) for feature in FEATURES)} FROM {VIEWS[0]} v0 "
     + " ".join(f"LEFT JOIN {view} v{n} ON v{n}.k = v0.k" for n, view in enumerate(VIEWS) if n)
     + " WHERE v0.k = ANY($1)"
 )
+SERVICE = f"SELECT {', '.join(SERVICE_COLUMNS)} FROM {SERVICE_NAME} WHERE k = ANY($1)"
 
 
 def pgbench(port, script, connections, folder):

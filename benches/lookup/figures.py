@@ -72,7 +72,7 @@ class Table:
     """Every figure by server, client, shape and connections, printed as it comes."""
 
     def __init__(self, histograms):
-        self.figures = {}
+        self.figures, self.failed = {}, []
         self.histograms = histograms
         head = f"{'server':<19}{'client':<16}{'shape':<11}{'conns':>5}{'calls/s':>10}{'lookups/s':>11}"
         print(f"{head}{'p50 us':>9}{'p99 us':>9}{'CPU us each':>12}")
@@ -84,6 +84,10 @@ class Table:
         if self.histograms and figure.histogram:
             shares = [f"{name}: {share:.1%}" for name, share in figure.histogram if share >= 0.0005]
             print(f"    us {', '.join(shares)}", flush=True)
+
+    def add_failed(self, server, client, shape, connections, why):
+        self.failed.append(f"{server:<19}{client:<16}{shape:<11}{connections:>5}")
+        print(f"{self.failed[-1]} FAILED: {why}", flush=True)
 
     def ratio(self, what, above, below, field="rate"):
         """A measure of one row over that of another, `None` where one was not asked."""
@@ -133,5 +137,9 @@ def print_targets(table):
     line("added latency over a bare GET, us at the median", get and lookup and lookup.p50 - get.p50, 60, at_most=True)
     for server in ("tidegate embedded", "tidegate redis"):
         for connections in (1, 16):
-            idle, busy = (server, "pgbench", "idle", connections), (server, "pgbench", "beside", connections)
-            line(f"{server}, p99 beside a join / idle, x {connections}", quotient(busy, idle, "p99"), 5, at_most=True)
+            key = lambda shape: (server, "pgbench", shape, connections)
+            for shape, while_it_is, target in (("beside", "runs", 5), ("stored", "is stored", None)):
+                name = f"{server}, p99 while a join {while_it_is} / idle, x {connections}"
+                line(name, quotient(key(shape), key("idle"), "p99"), target, at_most=True)
+    for row in table.failed:
+        print(f"FAILED: {row}")

@@ -14,6 +14,8 @@ import typing
 ENTITIES = 100_000
 FEATURES = [f"f{number}" for number in range(10)]
 VIEWS = ["features", "features1", "features2", "features3", "features4"]
+SERVICE_NAME = "every_feature"
+SERVICE_COLUMNS = [f"v{number}_{feature}" for number in range(len(VIEWS)) for feature in FEATURES]
 COLUMNS = ", ".join(f"{name} DOUBLE PRECISION" for name in FEATURES)
 
 
@@ -143,6 +145,9 @@ def tidegate(folder, binary, name, *arguments):
         psql(port, "CREATE ENTITY subject KEY (k BIGINT)")
         for view in VIEWS:
             psql(port, f"CREATE FEATURE VIEW {view} ({COLUMNS}) ENTITY subject")
+        columns = [f"v{number}.{feature} AS v{number}_{feature}" for number in range(len(VIEWS)) for feature in FEATURES]
+        members = [f"{view} v{number}" for number, view in enumerate(VIEWS)]
+        psql(port, f"CREATE FEATURE SERVICE {SERVICE_NAME} AS SELECT {', '.join(columns)} FROM {', '.join(members)}")
         load(port, folder)
         wait_until_ready(port)
         yield Server(name, port, lambda: tree_seconds(server.pid))

@@ -14,6 +14,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::batches::{as_type, project_schema};
 use super::source::{DatasetReader, column};
+use super::runtime::give_way;
 use super::workers::{SharedBatches, on_all_workers, workers};
 use super::{internal, kernel};
 use crate::error::{Error, Result};
@@ -372,6 +373,7 @@ impl Target {
         }
         picked.nulls.resize(self.layout.whole.len(), Vec::new());
         for ((number, cells), null) in self.layout.whole.iter().zip(&mut picked.nulls) {
+            give_way();
             let values = batch.column(*number);
             cells.put(&values.to_data(), &pairs);
             if let Some(nulls) = values.nulls().filter(|nulls| nulls.null_count() > 0) {

@@ -18,6 +18,7 @@ use super::latest::Latest;
 use super::snapshot::Versions;
 use super::source::{DatasetReader, column};
 use super::spine::{Asked, Slots};
+use super::runtime::give_way;
 use super::workers::{SharedBatches, on_all_workers, workers};
 use super::{internal, kernel};
 use crate::error::{Error, Result};
@@ -244,6 +245,7 @@ impl Search {
 fn offer_times(view: &FeatureView, reach: Reach, latest: &mut Latest, slots: &Slots, history: &RecordBatch) -> Result<()> {
     let keys = view.keys.iter().map(|key| column(history, &key.name)).collect::<Result<Vec<ArrayRef>>>()?;
     let mut entities = slots.find(&keys, history.num_rows())?;
+    give_way();
     let times = column(history, &view.event_time)?;
     let times = times.as_primitive::<TimestampMicrosecondType>().values();
     let addresses = column(history, ROW_ADDRESS)?;

@@ -64,11 +64,13 @@ fn one_stream(schema: &SchemaRef, emission: EmissionType) -> Arc<PlanProperties>
     Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative))
 }
 
-/// The batches of an operator, given in turns: after some of them other tasks of the runtime come first.
+/// The batches of an operator, given in turns: after some of them other tasks of the runtime come first, and after each of them
+/// other threads.
 fn cooperative_stream<S>(schema: SchemaRef, batches: S) -> SendableRecordBatchStream
 where
     S: Stream<Item = datafusion::error::Result<RecordBatch>> + Send + 'static,
 {
+    let batches = batches.inspect(|_batch| runtime::give_way());
     Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches.boxed())))
 }
 

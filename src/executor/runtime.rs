@@ -1,11 +1,17 @@
-//! The runtime on which scans and joins run, apart from connections and lookups.
+//! The runtime on which scans, joins and large writes run, apart from connections and lookups, and behind them.
+//!
+//! Its threads work for whole milliseconds at a time, and a lookup is done in microseconds. So they have the lowest priority, and
+//! give their processor away after each batch, and within those that take long: on a machine with nothing to spare a lookup waits
+//! for a batch, not for the system's next tick. A query alone gets every processor; beside lookups that want them all it gets a
+//! small part.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
 use futures::{Stream, StreamExt};
-use tokio::runtime::{Builder, Runtime};
+use thread_priority::{ThreadPriority, set_current_thread_priority};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -32,6 +38,7 @@ impl QueryRuntime {
             .worker_threads(threads.max(1))
             .thread_name("query")
             .thread_stack_size(STACK_BYTES)
+            .on_thread_start(stand_back)
             .enable_all()
             .build()
             .map_err(|source| Error::new(SqlState::SystemError, "could not start the query runtime").caused_by(source))?;
@@ -54,6 +61,23 @@ impl QueryRuntime {
             None => futures::stream::once(async { Err(shutting_down()) }).boxed(),
         }
     }
+
+    /// Where other long work is started; it ends with this runtime.
+    pub fn handle(&self) -> Result<Handle> {
+        self.runtime.as_ref().map(|runtime| runtime.handle().clone()).ok_or_else(shutting_down)
+    }
+}
+
+/// Gives the thread the lowest priority; the threads that it starts have it, too.
+fn stand_back() {
+    if let Err(error) = set_current_thread_priority(ThreadPriority::Min) {
+        tracing::debug!(?error, "a thread for queries keeps the priority of lookups");
+    }
+}
+
+/// Lets other threads have the processor, if any wait for it. Costs less than a microsecond.
+pub(super) fn give_way() {
+    std::thread::yield_now();
 }
 
 impl Drop for QueryRuntime {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::runtime::give_way;
 use crate::error::{Error, Result};
 use crate::offline::BatchStream;
 
@@ -32,6 +33,7 @@ impl SharedBatches {
 
     /// The next batch that no other worker has taken, for this one.
     pub(super) async fn next(&self, worker: usize) -> Option<Result<RecordBatch>> {
+        give_way();
         for turn in 0..self.0.len() {
             let batch = self.0[(worker + turn) % self.0.len()].lock().await.next().await;
             if batch.is_some() {

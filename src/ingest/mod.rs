@@ -11,6 +11,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use futures::future::join_all;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::error::{Error, Result, SqlState};
 use crate::offline::{BatchStream, Dataset, Extent, Retention, SharedOfflineStore, history_order, history_schema};
@@ -99,6 +101,8 @@ pub struct Ingest {
     stores: Stores,
     relations: Mutex<HashMap<ObjectId, Arc<Relation>>>,
     checks: Mutex<HashMap<ObjectId, Arc<Checks>>>,
+    /// Where writes of many rows run; `None` where their callers are.
+    long_work: Option<Handle>,
     /// Held by the one catch-up under way; the present of the last one.
     caught_up: tokio::sync::Mutex<Option<CommitTime>>,
 }
@@ -116,8 +120,14 @@ impl Ingest {
             stores: Stores { offline, online, clock },
             relations: Mutex::default(),
             checks: Mutex::default(),
+            long_work: None,
             caught_up: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The same, with writes of many rows on another runtime than their callers'.
+    pub fn with_long_work_on(self, runtime: Handle) -> Self {
+        Self { long_work: Some(runtime), ..self }
     }
 
     /// Checks rows against the relation they are for: columns by name, types by assignment, keys and event times not NULL,
@@ -174,9 +184,22 @@ impl Ingest {
             Gathered::All(batch) => self.write(vec![batch]).await,
             Gathered::Nothing => Ok(Written::default()),
             Gathered::More(more) => {
-                let (staged, rows) = stream::stage(&self.stores, more).await?;
-                let warning = self.relation(target).write_staged(&self.stores, staged).await?;
-                Ok(Written { rows, warnings: warning.into_iter().collect() })
+                let (stores, relation) = (self.stores.clone(), self.relation(target));
+                let work = async move {
+                    let (staged, rows) = stream::stage(&stores, more).await?;
+                    let warning = relation.write_staged(&stores, staged).await?;
+                    Ok(Written { rows, warnings: warning.into_iter().collect() })
+                };
+                match &self.long_work {
+                    None => work.await,
+                    Some(runtime) => {
+                        // Dropped with this future, the work is left.
+                        let mut started = JoinSet::new();
+                        started.spawn_on(work, runtime);
+                        let ended = started.join_next().await.unwrap_or_else(|| Ok(Err(Error::internal("no write was begun"))));
+                        ended.map_err(|source| Error::internal("a write broke off").caused_by(source))?
+                    }
+                }
             }
         }
     }

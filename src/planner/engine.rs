@@ -100,6 +100,11 @@ impl Planner {
         Ok(Self { base, runtime: QueryRuntime::new(partitions)? })
     }
 
+    /// The runtime of scans and joins, for other work that must not delay lookups.
+    pub fn runtime(&self) -> &QueryRuntime {
+        &self.runtime
+    }
+
     /// Plans `query`; `parameters` are the types the client stated for `$1`, `$2`, …. Reads no rows.
     pub async fn plan(
         &self,
