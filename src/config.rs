@@ -41,6 +41,10 @@ pub struct Given {
     /// The most connections at once [default: 1000]
     #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
+    /// The threads that serve connections and lookups [default: as many as there are processors, one less beside a Redis on this
+    /// machine]
+    #[arg(long, env = "TIDEGATE_CONNECTION_THREADS", value_name = "N")]
+    pub connection_threads: Option<usize>,
     /// The most memory that queries may hold, in MiB [default: 4096]
     #[arg(long, env = "TIDEGATE_MEMORY_MIB", value_name = "N")]
     pub memory_mib: Option<usize>,
@@ -67,7 +71,7 @@ pub enum Switch {
 }
 
 /// The variables that mean settings, besides `TIDEGATE_CONFIG` and `TIDEGATE_LOG`.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 15] = [
     "TIDEGATE_LISTEN",
     "TIDEGATE_DATA",
     "TIDEGATE_REDIS",
@@ -76,6 +80,7 @@ const VARIABLES: [&str; 14] = [
     "TIDEGATE_CLOCK",
     "TIDEGATE_FSYNC",
     "TIDEGATE_MAX_CONNECTIONS",
+    "TIDEGATE_CONNECTION_THREADS",
     "TIDEGATE_MEMORY_MIB",
     "TIDEGATE_WRITE_MIB",
     "TIDEGATE_RETENTION",
@@ -103,6 +108,8 @@ pub struct Config {
     pub fsync: bool,
     /// The most connections at once.
     pub connections_max: usize,
+    /// The threads that serve connections; `None` leaves it to the gateway.
+    pub connection_threads: Option<usize>,
     /// The most memory that queries may hold, in bytes.
     pub memory_bytes_max: usize,
     /// The most bytes that one statement or block may write.
@@ -129,6 +136,10 @@ impl Given {
             clock: self.clock.or(file.clock),
             fsync: self.fsync.or(file.fsync).unwrap_or(Switch::On) == Switch::On,
             connections_max: at_least_one("max_connections", self.max_connections.or(file.max_connections), 1000)?,
+            connection_threads: match self.connection_threads.or(file.connection_threads) {
+                Some(threads) => Some(at_least_one("connection_threads", Some(threads), 1)?),
+                None => None,
+            },
             memory_bytes_max: at_least_one("memory_mib", self.memory_mib.or(file.memory_mib), 4096)? << 20,
             write_bytes_max: at_least_one("write_mib", self.write_mib.or(file.write_mib), 2048)? << 20,
             retention: self.retention.or(file.retention),

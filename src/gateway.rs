@@ -120,6 +120,14 @@ impl Gateway {
     }
 }
 
+/// How many threads serve connections and lookups. A Redis on this machine works as they do, and gets one of their processors:
+/// they then gather more lookups a round trip instead of taking turns with it.
+pub fn connection_threads(config: &Config) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let beside_redis = config.redis.as_deref().is_some_and(RedisStore::is_near);
+    config.connection_threads.unwrap_or_else(|| (processors - usize::from(beside_redis)).max(1))
+}
+
 fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {
     match instant {
         None => Ok(Arc::new(SystemClock)),

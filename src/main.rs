@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
 use tidegate::error::Result;
-use tidegate::gateway::Gateway;
 use tidegate::gateway::audit::{self, Audited, Repair};
+use tidegate::gateway::{Gateway, connection_threads};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -108,29 +109,36 @@ fn tune_libraries() {
 
 fn run(command: Command) -> Result<ExitCode> {
     refuse_unknown_variables(std::env::vars().map(|(name, _)| name))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("connections")
-        .build()
-        .map_err(|source| tidegate::error::Error::internal("could not start the runtime of connections").caused_by(source))?;
-    runtime.block_on(async {
-        match command {
-            Command::Serve { file, given } => {
-                let gateway = Gateway::open(given.resolve(file.config.as_deref())?).await?;
-                gateway.serve(announce, stop_signal()).await?;
-            }
-            Command::Audit { views, repair, file, given } => {
-                let repair = if repair { Repair::Yes } else { Repair::No };
-                let audited = audit::audit(&given.resolve(file.config.as_deref())?, &views, repair).await?;
-                say(&audit::summary(&audited));
-                if !audited.iter().all(Audited::agrees) {
-                    return Ok(ExitCode::from(1));
-                }
-            }
-            Command::Demo { listen, once } => tidegate::demo::run(listen, once, stop_signal()).await?,
+    match command {
+        Command::Serve { file, given } => {
+            let config = given.resolve(file.config.as_deref())?;
+            runtime(Some(connection_threads(&config)))?.block_on(async {
+                Gateway::open(config).await?.serve(announce, stop_signal()).await?;
+                Ok(ExitCode::SUCCESS)
+            })
         }
-        Ok(ExitCode::SUCCESS)
-    })
+        Command::Audit { views, repair, file, given } => {
+            let repair = if repair { Repair::Yes } else { Repair::No };
+            let config = given.resolve(file.config.as_deref())?;
+            let audited = runtime(None)?.block_on(audit::audit(&config, &views, repair))?;
+            say(&audit::summary(&audited));
+            Ok(if audited.iter().all(Audited::agrees) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        Command::Demo { listen, once } => {
+            runtime(None)?.block_on(tidegate::demo::run(listen, once, stop_signal()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The runtime of connections, with as many threads as there are processors where it is not said how many.
+fn runtime(threads: Option<usize>) -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_all().thread_name("connections").build();
+    runtime.map_err(|source| tidegate::error::Error::internal("could not start the runtime of connections").caused_by(source))
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command that has one")]
