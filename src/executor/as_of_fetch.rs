@@ -13,8 +13,8 @@ use arrow::datatypes::{ArrowNativeType, DataType, Field, SchemaRef, UInt64Type};
 use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::batches::{as_type, project_schema};
-use super::source::{DatasetReader, column};
 use super::runtime::give_way;
+use super::source::{DatasetReader, column};
 use super::workers::{SharedBatches, on_all_workers, workers};
 use super::{internal, kernel};
 use crate::error::{Error, Result};

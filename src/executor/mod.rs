@@ -34,7 +34,7 @@ pub use batches::{conform, own_bytes};
 pub use entity_join::{EntityJoinExec, EntityJoinMember};
 pub use lookup::{EntityColumn, KeySet, KeyedView, LookupSpec, OnlineLookupExec};
 pub use lookup_join::{LookupJoinExec, LookupJoinKind};
-pub use runtime::QueryRuntime;
+pub use runtime::{QueryRuntime, at_length, await_at_length};
 pub use scan::DatasetScanExec;
 pub use snapshot::{SnapshotExec, SnapshotSpec};
 pub use source::{DatasetReader, HeldRows, OnlineFallback, Stores, VersionPins};

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 use arrow::array::RecordBatch;
 use futures::{Stream, StreamExt};
 use thread_priority::{ThreadPriority, set_current_thread_priority};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, block_in_place};
 
 use crate::error::{Error, Result, SqlState};
 use crate::offline::BatchStream;
@@ -65,6 +65,24 @@ impl QueryRuntime {
     /// Where other long work is started; it ends with this runtime.
     pub fn handle(&self) -> Result<Handle> {
         self.runtime.as_ref().map(|runtime| runtime.handle().clone()).ok_or_else(shutting_down)
+    }
+}
+
+/// Does what takes milliseconds on a thread that serves connections: the others go on meanwhile on another thread, to which
+/// they are handed in some ten microseconds. On a runtime of one thread they wait.
+pub fn at_length<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// [`at_length`], for what waits now and then.
+pub async fn await_at_length<T>(work: impl Future<Output = T>) -> T {
+    let runtime = Handle::current();
+    match runtime.runtime_flavor() {
+        RuntimeFlavor::MultiThread => block_in_place(|| runtime.block_on(work)),
+        _ => work.await,
     }
 }
 

@@ -25,8 +25,8 @@ const GROUP_ROWS_MAX: usize = 1 << 20;
 /// answered stays true. Microseconds.
 pub(super) const COMMIT_LAG: i64 = 1_000_000;
 
-/// From so many rows on, sorting and packing goes to a thread for blocking work.
-const BLOCKING_ROWS_MIN: usize = 4096;
+/// From so many rows on, checking, sorting and packing holds up no other connection.
+pub(super) const BLOCKING_ROWS_MIN: usize = 4096;
 
 /// The queue of writes to one relation.
 #[derive(Debug)]

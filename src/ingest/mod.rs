@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use futures::future::join_all;
+use futures::{StreamExt, stream as streams};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result, SqlState};
+use crate::executor::at_length;
 use crate::offline::{BatchStream, Dataset, Extent, Retention, SharedOfflineStore, history_order, history_schema};
 use crate::online::OnlineViews;
 use crate::registry::{FeatureView, ObjectId, Registry, TableSource, Target, Ttl};
@@ -32,8 +34,8 @@ mod validate;
 
 pub use audit::{Audit, AuditStep};
 use check::Checks;
-use commit::Relation;
-use stream::{Gathered, Intaker, gather};
+use commit::{BLOCKING_ROWS_MIN, Relation};
+use stream::{Gathered, Intaker, gather, stage};
 pub use validate::Intake;
 
 /// Rows that may be written as they are: nobody checks again.
@@ -134,7 +136,11 @@ impl Ingest {
     /// `CHECK`s. All rows or none; the error names row and column. A missing event time is the present; other missing columns are
     /// NULL. Text is parsed as the column's type.
     pub fn validate(&self, target: &Target, rows: &RecordBatch, intake: &Intake) -> Result<ValidBatch> {
-        Intaker { target: target.clone(), checks: self.checks_of(target)? }.validate(rows, intake)
+        let intaker = Intaker { target: target.clone(), checks: self.checks_of(target)? };
+        if rows.num_rows() < BLOCKING_ROWS_MIN {
+            return intaker.validate(rows, intake);
+        }
+        at_length(|| intaker.validate(rows, intake))
     }
 
     fn checks_of(&self, target: &Target) -> Result<Option<Arc<Checks>>> {
@@ -179,29 +185,30 @@ impl Ingest {
     /// Checks and writes rows as they come, as one commit of any size: durable when this returns, all rows or none, visible to the
     /// next lookup. Few rows share a commit with others; many are staged, in memory that does not grow with them.
     pub async fn write_stream(&self, target: &Target, rows: BatchStream, intake: Intake) -> Result<Written> {
-        let intaker = Intaker { target: target.clone(), checks: self.checks_of(target)? };
-        match gather(intaker, rows, intake).await? {
-            Gathered::All(batch) => self.write(vec![batch]).await,
+        match gather(rows).await? {
+            Gathered::All(rows) => self.write(vec![self.validate(target, &rows, &intake)?]).await,
             Gathered::Nothing => Ok(Written::default()),
-            Gathered::More(more) => {
+            Gathered::More(come, coming) => {
+                let intaker = Intaker { target: target.clone(), checks: self.checks_of(target)? };
+                let rows = streams::iter(come.into_iter().map(Ok)).chain(coming).boxed();
                 let (stores, relation) = (self.stores.clone(), self.relation(target));
-                let work = async move {
-                    let (staged, rows) = stream::stage(&stores, more).await?;
+                self.elsewhere(async move {
+                    let (staged, rows) = stage(&stores, intaker, intake, rows).await?;
                     let warning = relation.write_staged(&stores, staged).await?;
                     Ok(Written { rows, warnings: warning.into_iter().collect() })
-                };
-                match &self.long_work {
-                    None => work.await,
-                    Some(runtime) => {
-                        // Dropped with this future, the work is left.
-                        let mut started = JoinSet::new();
-                        started.spawn_on(work, runtime);
-                        let ended = started.join_next().await.unwrap_or_else(|| Ok(Err(Error::internal("no write was begun"))));
-                        ended.map_err(|source| Error::internal("a write broke off").caused_by(source))?
-                    }
-                }
+                })
+                .await
             }
         }
+    }
+
+    /// Does long work on the runtime for it. Dropped, it stops.
+    async fn elsewhere(&self, work: impl Future<Output = Result<Written>> + Send + 'static) -> Result<Written> {
+        let Some(runtime) = &self.long_work else { return work.await };
+        let mut started = JoinSet::new();
+        started.spawn_on(work, runtime);
+        let ended = started.join_next().await.unwrap_or_else(|| Ok(Err(Error::internal("no write was begun"))));
+        ended.map_err(|source| Error::internal("a write broke off").caused_by(source))?
     }
 
     fn relation(&self, target: &Target) -> Arc<Relation> {

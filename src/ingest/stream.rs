@@ -53,35 +53,24 @@ impl Intaker {
 /// What came of waiting for the end of some rows.
 pub(super) enum Gathered {
     /// They ended, and were few.
-    All(ValidBatch),
+    All(RecordBatch),
     /// There were none.
     Nothing,
-    /// They go on.
-    More(More),
-}
-
-/// Rows under way.
-pub(super) struct More {
-    intaker: Intaker,
-    intake: Intake,
-    come: Vec<RecordBatch>,
-    coming: BatchStream,
+    /// They go on: those that have come, and the others.
+    More(Vec<RecordBatch>, BatchStream),
 }
 
 /// Waits for the end of `rows`, or until there are too many to be held.
-pub(super) async fn gather(intaker: Intaker, mut rows: BatchStream, intake: Intake) -> Result<Gathered> {
+pub(super) async fn gather(mut rows: BatchStream) -> Result<Gathered> {
     let (mut come, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = rows.try_next().await? {
         bytes += own_bytes(&batch);
         come.push(batch);
         if bytes > HELD_BYTES_MAX {
-            return Ok(Gathered::More(More { intaker, intake, come, coming: rows }));
+            return Ok(Gathered::More(come, rows));
         }
     }
-    match together(&come)? {
-        Some(batch) => Ok(Gathered::All(intaker.validate(&batch, &intake)?)),
-        None => Ok(Gathered::Nothing),
-    }
+    Ok(together(&come)?.map_or(Gathered::Nothing, Gathered::All))
 }
 
 fn together(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
@@ -91,32 +80,36 @@ fn together(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
 }
 
 /// Stages rows under way; gives also how many they were.
-pub(super) async fn stage(stores: &Stores, more: More) -> Result<(Staged, u64)> {
-    let target = more.intaker.target.clone();
-    let dataset = match &target {
+pub(super) async fn stage(stores: &Stores, intaker: Intaker, intake: Intake, rows: BatchStream) -> Result<(Staged, u64)> {
+    let dataset = match &intaker.target {
         Target::View(view) => Dataset::History(view.id),
         Target::Table(table) => Dataset::Table(table.id),
     };
     let created_time = stores.clock.now();
-    let rows = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&rows);
-    let stored = stored_pieces(more, created_time).map_ok(|batches| stream::iter(batches.into_iter().map(Ok))).try_flatten();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    let stored = stored_pieces(intaker, intake, rows, created_time)
+        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .try_flatten();
     let stored = stored.inspect_ok(move |batch| {
         counted.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
     });
     let staged = stores.offline.stage(dataset, stored.boxed(), created_time).await?;
-    Ok((staged, rows.load(Ordering::Relaxed)))
+    Ok((staged, count.load(Ordering::Relaxed)))
 }
 
 /// The rows as the offline store gets them, in pieces that are checked and sorted on threads for blocking work.
-fn stored_pieces(more: More, created_time: CommitTime) -> impl Stream<Item = Result<Vec<RecordBatch>>> + Send {
-    let More { intaker, intake, come, coming } = more;
+fn stored_pieces(
+    intaker: Intaker,
+    intake: Intake,
+    batches: BatchStream,
+    created_time: CommitTime,
+) -> impl Stream<Item = Result<Vec<RecordBatch>>> + Send {
     let nonce = first_sequence();
     let whole = match &intaker.target {
         Target::View(_) => SORTED_BYTES,
         Target::Table(_) => GATHERED_BYTES,
     };
-    let batches = stream::iter(come.into_iter().map(Ok)).chain(coming);
     pieces(batches, whole)
         .map(move |piece| {
             let (intaker, intake) = (intaker.clone(), intake.clone());

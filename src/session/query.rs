@@ -12,9 +12,10 @@ use super::answers::{DESCRIBE, SHOW_ALL, text_columns};
 use super::write::{event_time_among, placeholder_types};
 use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
+use crate::executor::await_at_length;
 use crate::lookup::CompiledLookup;
 use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
-use crate::planner::{QueryPlan, Rows, explain_lookup, typed_literals};
+use crate::planner::{QueryPlan, Rows, StatementContext, Surface, explain_lookup, typed_literals};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
 
@@ -50,7 +51,7 @@ impl Session {
             Statement::Query(query) => {
                 let (context, surface) = self.context();
                 let planner = &self.services.planner;
-                let plan = Box::pin(planner.plan(&context, &surface, query, types)).await?;
+                let plan = self.plan_within(&context, &surface, query, types).await?;
                 let lookup = self.standpoint().and_then(|_| planner.compile(&context, &surface, &plan)).map(Arc::new);
                 return Ok(Shape { parameters: plan.parameters, columns: Some(plan.schema), lookup });
             }
@@ -102,7 +103,18 @@ impl Session {
 
     pub(super) async fn plan(&self, query: &Query, types: &[Option<SqlType>]) -> Result<QueryPlan> {
         let (context, surface) = self.context();
-        Box::pin(self.services.planner.plan(&context, &surface, query, types)).await
+        self.plan_within(&context, &surface, query, types).await
+    }
+
+    /// Plans a query, which takes milliseconds: other connections do not wait for it.
+    async fn plan_within(
+        &self,
+        context: &Arc<StatementContext>,
+        surface: &Surface,
+        query: &Query,
+        types: &[Option<SqlType>],
+    ) -> Result<QueryPlan> {
+        await_at_length(Box::pin(self.services.planner.plan(context, surface, query, types))).await
     }
 
     /// Plans and runs a query within one context.
@@ -110,7 +122,7 @@ impl Session {
         let (context, surface) = self.context();
         let types: Vec<_> = types.iter().cloned().map(Some).collect();
         let planner = &self.services.planner;
-        let plan = Box::pin(planner.plan(&context, &surface, query, &types)).await?;
+        let plan = self.plan_within(&context, &surface, query, &types).await?;
         Box::pin(planner.run(&context, &surface, &plan, parameters)).await
     }
 
@@ -141,7 +153,7 @@ impl Session {
         let (context, surface) = self.context();
         let types: Vec<_> = types.iter().cloned().map(Some).collect();
         let planner = &self.services.planner;
-        let plan = Box::pin(planner.plan(&context, &surface, query, &types)).await?;
+        let plan = self.plan_within(&context, &surface, query, &types).await?;
         // What is analyzed is run, and only the planner's operators count what they do.
         if !analyze
             && let Some(lookup) = planner.compile(&context, &surface, &plan).filter(|lookup| self.takes_short_road(lookup))
