@@ -65,7 +65,7 @@ impl Gateway {
         let registry = Arc::new(RegistryStore::open(&config.data).await?);
         let durability = if config.fsync { Durability::Synced } else { Durability::Cached };
         let offline: SharedOfflineStore = Arc::new(LanceStore::with_durability(&config.data, durability)?);
-        let online = Arc::new(OnlineViews::new(online_store(&config, &registry.current())?));
+        let online = Arc::new(online_views(&config, &registry.current())?);
         let ingest = Arc::new(Ingest::new(Arc::clone(&offline), Arc::clone(&online), Arc::clone(&clock)));
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
         let planner = Arc::new(Planner::new(&PlannerConfig { memory_bytes_max: config.memory_bytes_max, partitions })?);
@@ -135,14 +135,17 @@ fn retention(interval: &str) -> Result<Ttl> {
     })
 }
 
-fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
-    match &config.redis {
-        None => Ok(Arc::new(MemoryStore::new())),
+fn online_views(config: &Config, registry: &Registry) -> Result<OnlineViews> {
+    let store: Arc<dyn OnlineStore> = match &config.redis {
+        None => Arc::new(MemoryStore::new()),
         Some(url) => {
             let limits = CallLimits { read: config.redis_read, write: config.redis_write };
-            Ok(Arc::new(RedisStore::connect(url, registry.store, limits)?))
+            Arc::new(RedisStore::connect(url, registry.store, limits)?)
         }
-    }
+    };
+    let views = OnlineViews::new(store);
+    // A clock that is set by hand stands still, or goes back: what is past now may be live again.
+    Ok(if config.clock.is_none() { views.with_expiry() } else { views })
 }
 
 /// Follows other gateways until told to stop: their definitions, their commits, and the rows whose time has come.
