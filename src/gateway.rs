@@ -183,8 +183,8 @@ async fn maintain(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
         }
         let registry = services.registry.current();
         tokio::select! {
-            maintained = services.ingest.maintain(&registry) => {
-                if let Err(error) = maintained {
+            failures = services.ingest.maintain(&registry) => {
+                if let Some(error) = first_that_counts(&services, failures).await {
                     warn!(%error, "small files could not be put together");
                 }
             }
@@ -205,7 +205,8 @@ async fn tidy(services: Arc<Services>, retention: Option<Ttl>, mut stopped: watc
         let tidied = async {
             // A tag that another gateway has just given counts.
             services.registry.refresh().await?;
-            services.ingest.tidy(&services.registry.current(), retention).await
+            let failures = services.ingest.tidy(&services.registry.current(), retention).await;
+            first_that_counts(&services, failures).await.map_or(Ok(()), Err)
         };
         tokio::select! {
             tidied = tidied => {
@@ -218,6 +219,22 @@ async fn tidy(services: Arc<Services>, retention: Option<Ttl>, mut stopped: watc
     }
 }
 
+/// The first error about a relation that is still there. One that has been dropped meanwhile, by whichever gateway, wants nothing.
+async fn first_that_counts(services: &Services, failures: Vec<(ObjectId, Error)>) -> Option<Error> {
+    if failures.is_empty() {
+        return None;
+    }
+    if let Err(error) = services.registry.refresh().await {
+        return Some(error);
+    }
+    let there = relations(&services.registry.current());
+    let (count, moot): (Vec<_>, Vec<_>) = failures.into_iter().partition(|(id, _)| there.contains(id));
+    for (id, error) in moot {
+        debug!(%id, %error, "a relation was dropped while its files were looked at");
+    }
+    count.into_iter().map(|(_, error)| error).next()
+}
+
 async fn follow_once(services: &Services, known: &mut BTreeSet<ObjectId>) -> Result<()> {
     services.registry.refresh().await?;
     let registry = services.registry.current();
@@ -226,7 +243,11 @@ async fn follow_once(services: &Services, known: &mut BTreeSet<ObjectId>) -> Res
         services.stores.online.forget(*id).await?;
     }
     *known = relations_now;
-    services.ingest.catch_up(&registry).await?;
+    match services.ingest.catch_up(&registry).await {
+        // A view may have been dropped meanwhile; the next look tells whether it was that.
+        Err(error) if services.registry.current().version > registry.version => debug!(%error, "definitions changed meanwhile"),
+        outcome => outcome?,
+    }
     services.stores.online.apply_due(services.clock.now().as_event_time()).await
 }
 
