@@ -65,7 +65,7 @@ impl Gateway {
         let registry = Arc::new(RegistryStore::open(&config.data).await?);
         let durability = if config.fsync { Durability::Synced } else { Durability::Cached };
         let offline: SharedOfflineStore = Arc::new(LanceStore::with_durability(&config.data, durability)?);
-        let online = Arc::new(OnlineViews::new(online_store(&config, &registry.current())?));
+        let online = Arc::new(online_views(&config, &registry.current())?);
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
         let planner = Arc::new(Planner::new(&PlannerConfig { memory_bytes_max: config.memory_bytes_max, partitions })?);
         let ingest = Ingest::new(Arc::clone(&offline), Arc::clone(&online), Arc::clone(&clock));
@@ -145,14 +145,17 @@ fn retention(interval: &str) -> Result<Ttl> {
     })
 }
 
-fn online_store(config: &Config, registry: &Registry) -> Result<Arc<dyn OnlineStore>> {
-    match &config.redis {
-        None => Ok(Arc::new(MemoryStore::new())),
+fn online_views(config: &Config, registry: &Registry) -> Result<OnlineViews> {
+    let store: Arc<dyn OnlineStore> = match &config.redis {
+        None => Arc::new(MemoryStore::new()),
         Some(url) => {
             let limits = CallLimits { read: config.redis_read, write: config.redis_write };
-            Ok(Arc::new(RedisStore::connect(url, registry.store, limits)?))
+            Arc::new(RedisStore::connect(url, registry.store, limits)?)
         }
-    }
+    };
+    let views = OnlineViews::new(store);
+    // A clock that is set by hand stands still, or goes back: what is past now may be live again.
+    Ok(if config.clock.is_none() { views.with_expiry() } else { views })
 }
 
 /// Follows other gateways until told to stop: their definitions, their commits, and the rows whose time has come.
@@ -190,8 +193,8 @@ async fn maintain(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
         }
         let registry = services.registry.current();
         tokio::select! {
-            maintained = services.ingest.maintain(&registry) => {
-                if let Err(error) = maintained {
+            failures = services.ingest.maintain(&registry) => {
+                if let Some(error) = first_that_counts(&services, failures).await {
                     warn!(%error, "small files could not be put together");
                 }
             }
@@ -212,7 +215,8 @@ async fn tidy(services: Arc<Services>, retention: Option<Ttl>, mut stopped: watc
         let tidied = async {
             // A tag that another gateway has just given counts.
             services.registry.refresh().await?;
-            services.ingest.tidy(&services.registry.current(), retention).await
+            let failures = services.ingest.tidy(&services.registry.current(), retention).await;
+            first_that_counts(&services, failures).await.map_or(Ok(()), Err)
         };
         tokio::select! {
             tidied = tidied => {
@@ -225,6 +229,22 @@ async fn tidy(services: Arc<Services>, retention: Option<Ttl>, mut stopped: watc
     }
 }
 
+/// The first error about a relation that is still there. One that has been dropped meanwhile, by whichever gateway, wants nothing.
+async fn first_that_counts(services: &Services, failures: Vec<(ObjectId, Error)>) -> Option<Error> {
+    if failures.is_empty() {
+        return None;
+    }
+    if let Err(error) = services.registry.refresh().await {
+        return Some(error);
+    }
+    let there = relations(&services.registry.current());
+    let (count, moot): (Vec<_>, Vec<_>) = failures.into_iter().partition(|(id, _)| there.contains(id));
+    for (id, error) in moot {
+        debug!(%id, %error, "a relation was dropped while its files were looked at");
+    }
+    count.into_iter().map(|(_, error)| error).next()
+}
+
 async fn follow_once(services: &Services, known: &mut BTreeSet<ObjectId>) -> Result<()> {
     services.registry.refresh().await?;
     let registry = services.registry.current();
@@ -233,7 +253,11 @@ async fn follow_once(services: &Services, known: &mut BTreeSet<ObjectId>) -> Res
         services.stores.online.forget(*id).await?;
     }
     *known = relations_now;
-    services.ingest.catch_up(&registry).await?;
+    match services.ingest.catch_up(&registry).await {
+        // A view may have been dropped meanwhile; the next look tells whether it was that.
+        Err(error) if services.registry.current().version > registry.version => debug!(%error, "definitions changed meanwhile"),
+        outcome => outcome?,
+    }
     services.stores.online.apply_due(services.clock.now().as_event_time()).await
 }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{clock, online_store};
+use super::{clock, online_views};
 use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::{Audit, AuditStep, Ingest};
 use crate::offline::LanceStore;
-use crate::online::OnlineViews;
 use crate::registry::{FeatureView, Registry, RegistryStore};
 
 /// What to do about differences.
@@ -54,7 +53,7 @@ pub async fn audit(config: &Config, names: &[String], repair: Repair) -> Result<
     }
     let registry = RegistryStore::open_existing(&config.data).await?.current();
     let views = chosen(&registry, names)?;
-    let online = Arc::new(OnlineViews::new(online_store(config, &registry)?));
+    let online = Arc::new(online_views(config, &registry)?);
     let ingest = Ingest::new(Arc::new(LanceStore::new(&config.data)?), online, clock(config.clock.as_deref())?);
     let mut audited = Vec::with_capacity(views.len());
     for view in views {

@@ -2,7 +2,8 @@
 //!
 //! Others may write meanwhile. So each online row is held against two versions of the history: what had been applied before the
 //! online rows were read, and what is committed after. A row that is the newest of the first must be so byte by byte; one that is
-//! later must not be later than the second. Holds the keys of all entities in memory.
+//! later must not be later than the second. Rows past their TTL may be missing: nobody is answered with them. Holds the keys of all
+//! entities in memory.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use super::newest::{self, Found, TAKE_ROWS, all_columns};
 use crate::error::{Error, Result};
 use crate::offline::Dataset;
 use crate::online::{EntityKey, PackedRow, RowLayout, RowVersion};
-use crate::registry::FeatureView;
+use crate::registry::{FeatureView, Ttl};
 use crate::time::{DatasetVersion, EventTime};
 
 /// How long a row of the future may stay out of the online store after its time has come, where no lookup asks for it: gateways
@@ -23,7 +24,7 @@ const DUE_WITHIN_MICROS: i64 = 2_000_000;
 pub struct Audit {
     /// Whether the online store holds the view's rows as whole. Where it does not, no row is looked at: lookups do not either.
     pub built: bool,
-    /// Entities that should have an online row.
+    /// Entities that should have an online row: those whose newest is not past its TTL.
     pub entities: u64,
     /// Of those, entities that have none.
     pub missing: u64,
@@ -75,7 +76,7 @@ pub(super) async fn view(stores: &Stores, view: &FeatureView, progress: &(dyn Fn
         return Ok(Audit::default());
     }
     let expected = newest::of_each(stores, view, applied, |row| is_due(row, began)).await?;
-    let entities = expected.len() as u64;
+    let entities = of_use(view, expected.values(), began);
     let mut comparison = Comparison {
         stores,
         view,
@@ -83,6 +84,7 @@ pub(super) async fn view(stores: &Stores, view: &FeatureView, progress: &(dyn Fn
         applied,
         expected,
         exact: Vec::new(),
+        outdated: HashMap::new(),
         other: HashMap::new(),
         audit: Audit { built: true, entities, ..Audit::default() },
     };
@@ -104,6 +106,12 @@ fn is_due(row: &RowVersion, now: EventTime) -> bool {
     row.event_time.micros() <= due_by
 }
 
+/// How many of these rows are not past their TTL. The others may be missing, or older ones be in their place, which are so too.
+fn of_use<'a>(view: &FeatureView, rows: impl Iterator<Item = &'a Found>, now: EventTime) -> u64 {
+    let of_use = |row: &&Found| Ttl::is_live(view.ttl, row.version.event_time, now.max(row.version.event_time));
+    rows.filter(of_use).count() as u64
+}
+
 /// A comparison under way.
 struct Comparison<'a> {
     stores: &'a Stores,
@@ -113,6 +121,8 @@ struct Comparison<'a> {
     applied: DatasetVersion,
     /// Its newest row of each entity that was not found online so far.
     expected: HashMap<EntityKey, Found>,
+    /// Those in whose place an older one was found.
+    outdated: HashMap<EntityKey, Found>,
     /// Online rows that are the expected ones by their times, to be held against the history.
     exact: Vec<(u64, EntityKey, PackedRow)>,
     /// Online rows that are later than expected, or of entities that are not: they may have been written while we looked.
@@ -126,7 +136,7 @@ impl Comparison<'_> {
         for (entity, row) in rows {
             match self.expected.remove(&entity) {
                 Some(found) if row.version() == found.version => self.exact.push((found.address, entity, row)),
-                Some(found) if row.version() < found.version => self.audit.older += 1,
+                Some(found) if row.version() < found.version => drop(self.outdated.insert(entity, found)),
                 Some(_) | None => drop(self.other.insert(entity, row.version())),
             }
         }
@@ -155,9 +165,10 @@ impl Comparison<'_> {
 
     async fn finish(mut self) -> Result<Audit> {
         self.compare_exact().await?;
-        self.audit.missing = self.expected.len() as u64;
+        let ended = self.stores.clock.now().as_event_time();
+        self.audit.missing = of_use(self.view, self.expected.values(), ended);
+        self.audit.older = of_use(self.view, self.outdated.values(), ended);
         if !self.other.is_empty() {
-            let ended = self.stores.clock.now().as_event_time();
             let latest = self.stores.offline.latest(Dataset::History(self.view.id)).await?.version;
             let newest = newest::of_each(self.stores, self.view, latest, |row| row.event_time <= ended).await?;
             for (entity, version) in &self.other {

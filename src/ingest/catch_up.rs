@@ -10,7 +10,7 @@ use super::Stores;
 use super::newest::{self, TAKE_ROWS, all_columns, column, versions};
 use crate::error::{Error, Result};
 use crate::offline::{CREATED_TIME, Dataset, ROW_ADDRESS, Scan};
-use crate::online::{BuildId, Epoch, Progress, RowLayout};
+use crate::online::{BuildId, Epoch, Progress, RowLayout, RowVersion};
 use crate::registry::FeatureView;
 use crate::time::{DatasetVersion, EventTime};
 
@@ -114,11 +114,14 @@ impl Work<'_> {
         filter_record_batch(batch, &kept).map_err(failed)
     }
 
-    /// Applies the newest row of each entity: finds them by their keys and times, then reads only them. Gives the building that
-    /// it is the whole of.
+    /// Applies the newest row of each entity, unless its lifetime is over: finds them by their keys and times, then reads only
+    /// them. Gives the building that it is the whole of.
     async fn rebuild(&self) -> Result<BuildId> {
         let building = self.stores.online.store().begin_build(self.view.id).await?;
-        let newest = newest::of_each(self.stores, self.view, self.version, |row| row.event_time <= self.now).await?;
+        let lifetime = self.stores.online.lifetime(self.view, self.now);
+        let counts =
+            |row: &RowVersion| row.event_time <= self.now && lifetime.is_none_or(|lifetime| lifetime.keeps(row.event_time));
+        let newest = newest::of_each(self.stores, self.view, self.version, counts).await?;
         let entities = newest.len();
         self.apply_at(newest.into_values().map(|row| row.address).collect()).await?;
         tracing::info!(view = %self.view.name, version = %self.version, entities, "online rows rebuilt");
@@ -195,6 +198,6 @@ impl Work<'_> {
     }
 
     async fn apply(&self, rows: &RecordBatch) -> Result<()> {
-        self.stores.online.upsert(self.view.id, self.layout.pack(rows)?, self.now).await
+        self.stores.online.upsert(self.view, self.layout.pack(rows)?, self.now).await
     }
 }

@@ -166,11 +166,11 @@ impl Committer {
         let staged = offline.stage(dataset, stream::once(async { Ok(rows) }).boxed(), created_time).await?;
         let commit = self.commit_in_time(staged).await?;
         tracing::debug!(relation = target.name(), version = %commit.version, rows = count, "batch appended");
-        let Some(packed) = prepared.packed else {
+        let (Target::View(view), Some(packed)) = (target, prepared.packed) else {
             return Ok(None);
         };
         let applied = match commit.created_time == created_time {
-            true => online.apply(target.id(), packed, clock.now().as_event_time(), commit.version).await,
+            true => online.apply(view, packed, clock.now().as_event_time(), commit.version).await,
             // What was packed has the first stamp: the rows are read again.
             false => self.catch_up().await,
         };

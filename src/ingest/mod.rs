@@ -272,35 +272,37 @@ impl Ingest {
     }
 
     /// Keeps the files of every stored relation few, where small commits have made them many; one look each where they have not.
-    /// A relation that cannot be maintained does not keep the others from it; the first error is given.
-    pub async fn maintain(&self, registry: &Registry) -> Result<()> {
-        let views = registry.views.values().map(|view| (Dataset::History(view.id), history_order(view)));
+    /// A relation that cannot be maintained, because it has been dropped since, for one, does not keep the others from it: such
+    /// relations are given, each with its error.
+    pub async fn maintain(&self, registry: &Registry) -> Vec<(ObjectId, Error)> {
+        let views = registry.views.values().map(|view| (view.id, Dataset::History(view.id), history_order(view)));
         let tables = registry.tables.values().filter(|table| table.source == TableSource::Stored);
-        let mut first_error = None;
-        for (dataset, order) in views.chain(tables.map(|table| (Dataset::Table(table.id), Vec::new()))) {
+        let mut failures = Vec::new();
+        for (id, dataset, order) in views.chain(tables.map(|table| (table.id, Dataset::Table(table.id), Vec::new()))) {
             if let Err(error) = self.stores.offline.cluster(dataset, &order, Extent::Tail).await {
-                first_error.get_or_insert(error);
+                failures.push((id, error));
             }
         }
-        first_error.map_or(Ok(()), Err)
+        failures
     }
 
     /// Removes from the store what nobody can read any more, and older versions than `retention` keeps, where there is one: those
     /// that had a successor so long ago, and that no tag names. Answers for past system times stay: they do not come from older
-    /// versions. A relation that cannot be tidied does not keep the others from it; the first error is given.
-    pub async fn tidy(&self, registry: &Registry, retention: Option<Ttl>) -> Result<()> {
+    /// versions. A relation that cannot be tidied does not keep the others from it: such relations are given, each with its error.
+    pub async fn tidy(&self, registry: &Registry, retention: Option<Ttl>) -> Vec<(ObjectId, Error)> {
         let now = self.stores.clock.now().as_event_time();
         let since = Ttl::oldest(retention, now).map(|since| CommitTime::from_micros(since.micros()));
-        let views = registry.views.values().map(|view| (Dataset::History(view.id), view.tags.values().copied().collect()));
+        let views =
+            registry.views.values().map(|view| (view.id, Dataset::History(view.id), view.tags.values().copied().collect()));
         let tables = registry.tables.values().filter(|table| table.source == TableSource::Stored);
-        let mut first_error = None;
-        for (dataset, tagged) in views.chain(tables.map(|table| (Dataset::Table(table.id), Vec::new()))) {
+        let mut failures = Vec::new();
+        for (id, dataset, tagged) in views.chain(tables.map(|table| (table.id, Dataset::Table(table.id), Vec::new()))) {
             let retention = since.map(|since| Retention { since, tagged });
             if let Err(error) = self.stores.offline.tidy(dataset, retention.as_ref()).await {
-                first_error.get_or_insert(error);
+                failures.push((id, error));
             }
         }
-        first_error.map_or(Ok(()), Err)
+        failures
     }
 
     /// Brings the online store up to the offline store for every view of `registry`: builds what is missing, replays what was

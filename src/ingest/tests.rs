@@ -19,6 +19,7 @@ use crate::registry::{Column, Feature, KeyColumn, StoreId, Table, TableSource};
 use crate::time::{DatasetVersion, SetClock};
 use crate::types::SqlType;
 
+mod expiry;
 mod streamed;
 
 fn feature(name: &str, data_type: SqlType, check: Option<&str>) -> Feature {
@@ -71,8 +72,12 @@ struct Gateway {
 
 impl Gateway {
     fn over(root: &tempfile::TempDir, store: Arc<dyn OnlineStore>, now: i64) -> Self {
+        Self::with(root, OnlineViews::new(store), now)
+    }
+
+    fn with(root: &tempfile::TempDir, online: OnlineViews, now: i64) -> Self {
         let offline: SharedOfflineStore = Arc::new(LanceStore::new(root.path().to_str().unwrap()).unwrap());
-        let online = Arc::new(OnlineViews::new(store));
+        let online = Arc::new(online);
         let clock = Arc::new(SetClock::new(at(now)));
         let ingest = Arc::new(Ingest::new(offline.clone(), online.clone(), clock.clone()));
         Self { offline, online, clock, ingest }
@@ -338,7 +343,7 @@ async fn put_online(
     store.clear(view.id).await.unwrap();
     let epoch = store.connected().await.unwrap();
     let building = Progress::Building(store.begin_build(view.id).await.unwrap());
-    store.upsert(view.id, &rows).await.unwrap();
+    store.upsert(view.id, &rows, None).await.unwrap();
     assert!(store.advance(view.id, &building, through, epoch).await.unwrap());
 }
 

@@ -12,7 +12,7 @@ use self::redis_cluster::RedisCluster;
 use super::key::entity_keys;
 use super::*;
 use crate::error::SqlState;
-use crate::registry::{KeyColumn, StoreId};
+use crate::registry::{KeyColumn, StoreId, Ttl};
 use crate::time::{CommitTime, EventTime};
 use crate::types::SqlType;
 
@@ -69,10 +69,16 @@ impl RedisServer {
 
     /// Runs a command of `redis-cli`.
     pub(crate) fn cli(&self, command: &[&str]) {
+        self.ask(command);
+    }
+
+    /// Runs a command of `redis-cli`; what it says.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
         let output =
             Command::new("redis-cli").arg("-s").arg(self.folder.path().join("redis.sock")).args(command).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         assert!(output.status.success() && !said.contains("ERR"), "{command:?}: {said}");
+        said
     }
 
     /// Makes it hang, as a machine that swaps does: connections stay, answers do not come.
@@ -160,6 +166,7 @@ pub(super) async fn all_rows(store: &Arc<dyn OnlineStore>, view: ObjectId) -> Ve
 
 async fn contract(store: Arc<dyn OnlineStore>) {
     keeps_the_newest(&store).await;
+    keeps_rows_for_their_lifetime(&store).await;
     keeps_views_apart(&store).await;
     moves_the_applied_version_only_without_a_gap(&store).await;
     gives_no_row_of_a_view_that_is_not_whole(&store).await;
@@ -193,8 +200,8 @@ async fn keeps_the_newest(store: &Arc<dyn OnlineStore>) {
     for newer in 0..ascending.len() {
         for older in 0..ascending.len() {
             empty(store, VIEW).await;
-            assert_eq!(store.upsert(VIEW, &[(entity(1), ascending[older].clone())]).await.unwrap(), 1);
-            let kept = store.upsert(VIEW, &[(entity(1), ascending[newer].clone())]).await.unwrap();
+            assert_eq!(store.upsert(VIEW, &[(entity(1), ascending[older].clone())], None).await.unwrap(), 1);
+            let kept = store.upsert(VIEW, &[(entity(1), ascending[newer].clone())], None).await.unwrap();
             assert_eq!(kept, usize::from(newer > older), "{newer} over {older}");
             let expected = ascending[newer.max(older)].clone();
             assert_eq!(get(store, &[key(VIEW, 1)]).await, [Some(expected)], "{newer} over {older}");
@@ -202,11 +209,36 @@ async fn keeps_the_newest(store: &Arc<dyn OnlineStore>) {
     }
 }
 
+/// Of rows whose lifetime is over nothing is promised; all others stay, whatever lifetimes come with the rows after them.
+async fn keeps_rows_for_their_lifetime(store: &Arc<dyn OnlineStore>) {
+    empty(store, VIEW).await;
+    let now = 1_767_225_600_000_000;
+    let lifetime = Some(Lifetime::new(Ttl::from_micros(1).unwrap(), EventTime::from_micros(now)));
+    let rows =
+        |from: i64, event_time: i64| (from..from + 5_000).map(|id| (entity(id), row(event_time, 1, 0, 7))).collect::<Vec<_>>();
+    store.upsert(VIEW, &rows(0, i64::MIN), lifetime).await.unwrap();
+    assert_eq!(store.upsert(VIEW, &rows(5_000, now), lifetime).await.unwrap(), 5_000);
+    store.upsert(VIEW, &rows(10_000, i64::MIN), lifetime).await.unwrap();
+    let kept: Vec<_> = (5_000..10_000).map(|id| key(VIEW, id)).collect();
+    assert!(get(store, &kept).await.iter().all(Option::is_some));
+    // The newest wins as ever.
+    assert_eq!(store.upsert(VIEW, &[(entity(5_000), row(now + 1, 1, 0, 8))], lifetime).await.unwrap(), 1);
+    assert_eq!(store.upsert(VIEW, &rows(5_000, now), lifetime).await.unwrap(), 0);
+    assert_eq!(store.upsert(VIEW, &[(entity(5_000), row(i64::MAX, 1, 0, 9))], lifetime).await.unwrap(), 1);
+    assert_eq!(get(store, &kept[..2]).await, [Some(row(i64::MAX, 1, 0, 9)), Some(row(now, 1, 0, 7))]);
+    let there = || async { all_rows(store, VIEW).await.len() };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while there().await >= 10_000 {
+        assert!(Instant::now() < deadline, "rows whose lifetime is over stay for ever");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn keeps_views_apart(store: &Arc<dyn OnlineStore>) {
     empty(store, VIEW).await;
     empty(store, OTHER).await;
-    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1)), (entity(2), row(2, 2, 2, 2))]).await.unwrap();
-    store.upsert(OTHER, &[(entity(1), row(3, 3, 3, 3))]).await.unwrap();
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1)), (entity(2), row(2, 2, 2, 2))], None).await.unwrap();
+    store.upsert(OTHER, &[(entity(1), row(3, 3, 3, 3))], None).await.unwrap();
     let keys = [key(OTHER, 1), key(VIEW, 2), key(VIEW, 1), key(OTHER, 2), key(VIEW, 2)];
     let (one, two, three) = (Some(row(1, 1, 1, 1)), Some(row(2, 2, 2, 2)), Some(row(3, 3, 3, 3)));
     assert_eq!(get(store, &keys).await, [three.clone(), two.clone(), one, None, two]);
@@ -256,10 +288,10 @@ async fn moves_the_applied_version_only_without_a_gap(store: &Arc<dyn OnlineStor
 async fn gives_no_row_of_a_view_that_is_not_whole(store: &Arc<dyn OnlineStore>) {
     empty(store, VIEW).await;
     empty(store, OTHER).await;
-    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
-    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))]).await.unwrap();
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
+    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))], None).await.unwrap();
     store.clear(OTHER).await.unwrap();
-    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))]).await.unwrap();
+    store.upsert(OTHER, &[(entity(1), row(2, 2, 2, 2))], None).await.unwrap();
     for _nothing_built_then_building in 0..2 {
         for keys in [vec![key(OTHER, 1)], vec![key(VIEW, 1), key(OTHER, 2)], vec![key(OTHER, 1), key(VIEW, 1)]] {
             let error = try_get(store, &keys).await.unwrap_err();
@@ -277,8 +309,8 @@ async fn gives_every_row_page_by_page(store: &Arc<dyn OnlineStore>) {
     empty(store, OTHER).await;
     assert_eq!(all_rows(store, VIEW).await, []);
     let mut rows: Vec<_> = (0..3_000).map(|id| (entity(id), row(id, 1, 0, 7))).collect();
-    store.upsert(VIEW, &rows).await.unwrap();
-    store.upsert(OTHER, &rows[..10]).await.unwrap();
+    store.upsert(VIEW, &rows, None).await.unwrap();
+    store.upsert(OTHER, &rows[..10], None).await.unwrap();
     rows.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(all_rows(store, VIEW).await, rows);
     assert_eq!(all_rows(store, OTHER).await.len(), 10);
@@ -286,7 +318,7 @@ async fn gives_every_row_page_by_page(store: &Arc<dyn OnlineStore>) {
 
 async fn says_how_it_is(store: &Arc<dyn OnlineStore>) {
     empty(store, VIEW).await;
-    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
     let status = store.status().await;
     assert!(status.connected && status.obstacle.is_none(), "{status:?}");
     assert!(status.keys > Some(0) && status.memory_bytes > Some(0), "{status:?}");
@@ -301,7 +333,7 @@ async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
         tokio::spawn(async move {
             for n in 0..50 {
                 let rows = [(entity(1), row(n * 7 % 50, writer, n, 0)), (entity(2), row(n, 0, writer, 0))];
-                store.upsert(VIEW, &rows).await.unwrap();
+                store.upsert(VIEW, &rows, None).await.unwrap();
             }
         })
     });
@@ -318,8 +350,8 @@ async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
 async fn takes_many_rows(store: &Arc<dyn OnlineStore>) {
     empty(store, VIEW).await;
     let rows: Vec<_> = (0..10_000).map(|id| (entity(id), row(id, 0, 0, 0))).collect();
-    assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 10_000);
-    assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 0);
+    assert_eq!(store.upsert(VIEW, &rows, None).await.unwrap(), 10_000);
+    assert_eq!(store.upsert(VIEW, &rows, None).await.unwrap(), 0);
     let keys: Vec<_> = (0..10_000).rev().map(|id| key(VIEW, id)).collect();
     let found = get(store, &keys).await;
     assert!(found.iter().zip(rows.iter().rev()).all(|(found, (_, row))| found.as_ref() == Some(row)));
@@ -344,8 +376,8 @@ async fn takes_any_bytes_for_a_key(store: &Arc<dyn OnlineStore>) {
     let rows = |note: i64| -> Vec<(EntityKey, PackedRow)> {
         (0_i64..).zip(&keys).map(|(number, key)| (key.clone(), row(number, note, 0, 0))).collect()
     };
-    assert_eq!(store.upsert(VIEW, &rows(1)).await.unwrap(), keys.len());
-    assert_eq!(store.upsert(OTHER, &rows(2)).await.unwrap(), keys.len());
+    assert_eq!(store.upsert(VIEW, &rows(1), None).await.unwrap(), keys.len());
+    assert_eq!(store.upsert(OTHER, &rows(2), None).await.unwrap(), keys.len());
     let of = |view: ObjectId| -> Vec<RowKey> { keys.iter().map(|entity| RowKey { view, entity: entity.clone() }).collect() };
     let expected = |note: i64| rows(note).into_iter().map(|(_, row)| Some(row)).collect::<Vec<_>>();
     assert_eq!(get(store, &of(VIEW)).await, expected(1));
@@ -366,9 +398,13 @@ async fn tells_wide_numbers_apart(store: &Arc<dyn OnlineStore>) {
             for make in by_place {
                 empty(store, VIEW).await;
                 for number in ascending {
-                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 1, "{number} is newer");
-                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))]).await.unwrap(), 0, "{number} is the same");
-                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number - 1))]).await.unwrap(), 0, "{number} - 1 is older");
+                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))], None).await.unwrap(), 1, "{number} is newer");
+                    assert_eq!(store.upsert(VIEW, &[(entity(1), make(number))], None).await.unwrap(), 0, "{number} is the same");
+                    assert_eq!(
+                        store.upsert(VIEW, &[(entity(1), make(number - 1))], None).await.unwrap(),
+                        0,
+                        "{number} - 1 is older"
+                    );
                 }
                 assert_eq!(get(store, &[key(VIEW, 1)]).await, [Some(make(edge + 1))]);
             }

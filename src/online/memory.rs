@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
-use super::{BuildId, EntityKey, Epoch, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
+use super::{BuildId, EntityKey, Epoch, Lifetime, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
 use crate::error::{Error, Result};
 use crate::registry::ObjectId;
 use crate::time::DatasetVersion;
@@ -16,7 +16,11 @@ use crate::time::DatasetVersion;
 /// How many parts the rows of a view are in, each behind a lock of its own.
 const SHARDS: usize = 16;
 
-/// Rows in memory. Holds every row it is given: its size is the sum of the packed rows and keys.
+/// How many rows a shard has at least before it is looked through for rows whose lifetime is over.
+const SWEPT_ROWS_MIN: usize = 256;
+
+/// Rows in memory. Its size is the sum of the packed rows and keys. Rows whose lifetime is over are dropped while others are written:
+/// a shard is looked through when it has twice the rows that the last look left, so that looks cost a write little.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     views: RwLock<HashMap<ObjectId, Arc<ViewRows>>>,
@@ -25,8 +29,35 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct ViewRows {
-    shards: [RwLock<HashMap<EntityKey, PackedRow>>; SHARDS],
+    shards: [RwLock<Shard>; SHARDS],
     applied: Mutex<Applied>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    rows: HashMap<EntityKey, PackedRow>,
+    /// How many rows the last look for those whose lifetime is over has left.
+    swept: usize,
+}
+
+impl Shard {
+    /// Keeps the row if it is newer than the one there; gives whether it is.
+    fn upsert(&mut self, entity: &EntityKey, row: &PackedRow) -> bool {
+        match self.rows.entry(entity.clone()) {
+            Entry::Occupied(slot) if row.version() <= slot.get().version() => return false,
+            Entry::Occupied(mut slot) => drop(slot.insert(row.clone())),
+            Entry::Vacant(slot) => drop(slot.insert(row.clone())),
+        }
+        true
+    }
+
+    fn sweep(&mut self, lifetime: Lifetime) {
+        if self.rows.len() >= SWEPT_ROWS_MIN.max(2 * self.swept) {
+            self.rows.retain(|_, row| lifetime.keeps(row.version().event_time));
+            self.rows.shrink_to(2 * self.rows.len());
+            self.swept = self.rows.len();
+        }
+    }
 }
 
 /// How far the rows of a view are whole.
@@ -74,7 +105,7 @@ impl OnlineStore for MemoryStore {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunk_by(|one, next| one.view == next.view) {
             let Some(stored) = views.get(&keys[0].view) else { return Err(not_whole()) };
-            let row = |key: &RowKey| stored.shards[self.shard(&key.entity)].read().get(&key.entity).cloned();
+            let row = |key: &RowKey| stored.shards[self.shard(&key.entity)].read().rows.get(&key.entity).cloned();
             rows.extend(keys.iter().map(row));
             if !matches!(*stored.applied.lock(), Applied::Through(_)) {
                 return Err(not_whole());
@@ -83,21 +114,14 @@ impl OnlineStore for MemoryStore {
         Ok(rows)
     }
 
-    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize> {
+    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)], lifetime: Option<Lifetime>) -> Result<usize> {
         let stored = self.view(view);
         let mut kept = 0;
         for (entity, row) in rows {
-            match stored.shards[self.shard(entity)].write().entry(entity.clone()) {
-                Entry::Occupied(mut slot) => {
-                    if row.version() > slot.get().version() {
-                        slot.insert(row.clone());
-                        kept += 1;
-                    }
-                }
-                Entry::Vacant(slot) => {
-                    slot.insert(row.clone());
-                    kept += 1;
-                }
+            let mut shard = stored.shards[self.shard(entity)].write();
+            kept += usize::from(shard.upsert(entity, row));
+            if let Some(lifetime) = lifetime {
+                shard.sweep(lifetime);
             }
         }
         Ok(kept)
@@ -148,7 +172,7 @@ impl OnlineStore for MemoryStore {
         let place = usize::try_from(cursor).ok().filter(|place| *place < SHARDS);
         let place = place.ok_or_else(|| Error::internal(format!("no page {cursor}")))?;
         let rows = self.views.read().get(&view).cloned().unwrap_or_default();
-        let rows = rows.shards[place].read().iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
+        let rows = rows.shards[place].read().rows.iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
         Ok(Page { rows, next: (place + 1 < SHARDS).then_some(cursor + 1) })
     }
 
@@ -157,8 +181,9 @@ impl OnlineStore for MemoryStore {
         for rows in self.views.read().values() {
             for shard in &rows.shards {
                 let shard = shard.read();
-                keys += shard.len() as u64;
-                bytes += shard.iter().map(|(entity, row)| (entity.as_bytes().len() + row.as_bytes().len()) as u64).sum::<u64>();
+                keys += shard.rows.len() as u64;
+                bytes +=
+                    shard.rows.iter().map(|(entity, row)| (entity.as_bytes().len() + row.as_bytes().len()) as u64).sum::<u64>();
             }
         }
         StoreStatus { kind: "memory", connected: true, keys: Some(keys), memory_bytes: Some(bytes), ..StoreStatus::default() }

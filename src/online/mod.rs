@@ -17,6 +17,7 @@ use crate::time::DatasetVersion;
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod key;
+mod lifetime;
 mod memory;
 mod redis;
 pub mod row;
@@ -24,6 +25,7 @@ mod views;
 
 pub use self::redis::{CallLimits, RedisStore};
 pub use key::{EntityKey, RowKey};
+pub use lifetime::Lifetime;
 pub use memory::MemoryStore;
 pub use row::{PackedRow, RowLayout, RowVersion};
 pub use views::{Census, OnlineViews, ReadinessMark, ViewState};
@@ -84,7 +86,7 @@ pub struct StoreStatus {
 /// at once.
 ///
 /// A view's rows are whole where it has an applied version: then every commit up to that version has been applied and nothing
-/// went missing since. A store that loses rows loses that mark with them, or goes back to an older one.
+/// went missing since but rows whose [`Lifetime`] was over. A store that loses rows loses that mark with them, or goes back to an older one.
 #[async_trait]
 pub trait OnlineStore: Send + Sync + fmt::Debug {
     /// The present epoch; `None` while the store is away. No IO.
@@ -100,7 +102,9 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
 
     /// Keeps each row that is newer than the one stored, by [`RowVersion`], in one atomic step a row, so that replays and
     /// races are harmless. Visible to the next [`OnlineStore::get`] once it returns. Gives the number of rows kept.
-    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize>;
+    ///
+    /// A store may drop rows whose `lifetime` is over; without one a row stays until a newer one takes its place.
+    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)], lifetime: Option<Lifetime>) -> Result<usize>;
 
     /// The newest commit up to which every commit of the view has been applied; `None` where the view's rows were never
     /// built, are being built, or were lost.

@@ -13,7 +13,14 @@
 //! - `<entity>` is the bytes of the entity's key, as [`key`](super::key) says, as they are. The braces make an entity's rows of all
 //!   views neighbours in a cluster.
 //! - A version is that of the view's history dataset, in decimal digits: the row of every entity is there and the newest up to
-//!   that commit, unless its event time has not come. Without this key the rows are worth nothing.
+//!   that commit, unless its event time has not come, or it is past the view's TTL. Without this key the rows are worth nothing.
+//! - A row of a view with a TTL has an expiry in Redis, an hour after its event time and the TTL, counted from the present of the gateway
+//!   that writes it; it is not written at all where that has passed. This keeps memory small and decides nothing: readers judge the
+//!   TTL, and whoever does not find a row past it has the same answer. A newer row brings its own expiry; the keys of applied versions
+//!   have none. Rows have none either under a clock that is set by hand, and where Redis is set up to drop keys with one to save
+//!   memory (`maxmemory-policy volatile-…`), or does not let us ask whether it is, since it would drop rows that live.
+//! - Should Redis' clock jump ahead by more than that hour, rows that live are dropped, and nobody notices: `REFRESH ONLINE` brings
+//!   them back. What it is set to otherwise is of no matter. Who raises the TTL of a view must build its rows anew.
 //!
 //! In a cluster each primary keeps an applied version of its own for its rows, under `<store>:<view>:applied:<slots>:{<number>}`:
 //! `<slots>` stands for the slots that it serves (FNV-1a, 64 bits, of the first and last slot of each of its ranges, in order and
@@ -57,13 +64,13 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use redis::{ErrorKind, Script, ServerErrorKind};
 
-use super::{BuildId, EntityKey, Epoch, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
+use super::{BuildId, EntityKey, Epoch, Lifetime, OnlineStore, PackedRow, Page, Progress, RowKey, StoreStatus, not_whole};
 use crate::error::{Error, Result, SqlState};
 use crate::metrics::Durations;
 use crate::registry::{ObjectId, StoreId};
 use crate::time::DatasetVersion;
 use address::Address;
-use calls::{Keys, MGET_KEYS, WRITE_ROWS, calls_of_script, rows_of, upserts};
+use calls::{Keys, MGET_KEYS, Rows, WRITE_ROWS, calls_of_script, rows_of, upserts};
 use link::{Failure, Link, Node, Session};
 use open::{Obstacle, info_field};
 use scripts::{ADVANCE, BEGIN_BUILD, UPSERT};
@@ -260,11 +267,12 @@ impl OnlineStore for RedisStore {
         rows.into_iter().map(|row| row.map(|row| PackedRow::from_bytes(Bytes::from(row))).transpose()).collect()
     }
 
-    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)]) -> Result<usize> {
+    async fn upsert(&self, view: ObjectId, rows: &[(EntityKey, PackedRow)], lifetime: Option<Lifetime>) -> Result<usize> {
         let mut kept = 0;
         for rows in rows.chunks(WRITE_ROWS) {
             let call = async |session: Arc<Session>| {
-                let calls = upserts(&session, &self.keys, &self.upsert, view, rows);
+                let lifetime = lifetime.filter(|_| session.rows_may_expire);
+                let calls = upserts(&session, &self.keys, &self.upsert, Rows { view, rows, lifetime });
                 let send = async |(node, calls): (&Node, redis::Pipeline)| {
                     if calls.is_empty() {
                         return Ok(0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{EntityKey, Epoch, OnlineStore, PackedRow, Progress, RowKey, not_whole};
+use super::{EntityKey, Epoch, Lifetime, OnlineStore, PackedRow, Progress, RowKey, not_whole};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::{FeatureView, ObjectId, Ttl};
 use crate::time::{DatasetVersion, EventTime};
@@ -22,6 +22,7 @@ const DUE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct OnlineViews {
     store: Arc<dyn OnlineStore>,
+    expiry: Expiry,
     ready: RwLock<HashMap<ObjectId, Readiness>>,
     waiting: Mutex<Waiting>,
     /// The earliest event time that waits, in microseconds; `i64::MAX` where none does. Stays in the past until the rows that
@@ -29,6 +30,15 @@ pub struct OnlineViews {
     next_due: AtomicI64,
     /// Held by the one who applies rows that have become due; the others wait for it and find them applied.
     due_turn: tokio::sync::Mutex<()>,
+}
+
+/// Whether rows may go from the store when their [`Lifetime`] is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expiry {
+    /// They stay until newer ones take their place, as under a clock that is set by hand: their time may come again.
+    Never,
+    /// They may, as time goes by.
+    ByTheClock,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +65,7 @@ pub enum ViewState {
 pub struct Census {
     /// Entities that have a row there, not counting retractions.
     pub keys: u64,
-    /// Of those, the entities whose row is past its TTL.
+    /// Of those, the entities whose row is past its TTL. Such a row goes from the store some time after it.
     pub expired: u64,
 }
 
@@ -75,7 +85,7 @@ impl ReadinessMark {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    rows: BTreeMap<(EventTime, u64), (ObjectId, EntityKey, PackedRow)>,
+    rows: BTreeMap<(EventTime, u64), (Kept, EntityKey, PackedRow)>,
     /// Numbers rows of one event time.
     next: u64,
     /// For each view, the version up to which its rows of the future are here, or have been applied in this epoch.
@@ -85,15 +95,41 @@ struct Waiting {
     had_some: HashSet<ObjectId>,
 }
 
+/// What the keeping of a view's rows depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    view: ObjectId,
+    ttl: Option<Ttl>,
+}
+
 impl OnlineViews {
-    /// Over `store`, with no view ready.
+    /// Over `store`, with no view ready. No row leaves the store because of its age.
     pub fn new(store: Arc<dyn OnlineStore>) -> Self {
         Self {
             store,
+            expiry: Expiry::Never,
             ready: RwLock::default(),
             waiting: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
             due_turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The same, but rows go from the store when their [`Lifetime`] is over. Only for a clock that runs by itself.
+    #[must_use]
+    pub fn with_expiry(self) -> Self {
+        Self { expiry: Expiry::ByTheClock, ..self }
+    }
+
+    /// For how long rows of the view that are written at `now` are kept; `None`: for ever.
+    pub fn lifetime(&self, view: &FeatureView, now: EventTime) -> Option<Lifetime> {
+        self.lifetime_of(view.ttl, now)
+    }
+
+    fn lifetime_of(&self, ttl: Option<Ttl>, now: EventTime) -> Option<Lifetime> {
+        match self.expiry {
+            Expiry::Never => None,
+            Expiry::ByTheClock => ttl.map(|ttl| Lifetime::new(ttl, now)),
         }
     }
 
@@ -198,21 +234,21 @@ impl OnlineViews {
     /// applied version moved on if it was the one before. Where the rows cannot be applied, the view is no longer ready.
     pub async fn apply(
         &self,
-        view: ObjectId,
+        view: &FeatureView,
         rows: Vec<(EntityKey, PackedRow)>,
         now: EventTime,
         version: DatasetVersion,
     ) -> Result<()> {
         let applied = self.try_apply(view, rows, now, version).await;
         if applied.is_err() {
-            self.set_unready(view);
+            self.set_unready(view.id);
         }
         applied
     }
 
     async fn try_apply(
         &self,
-        view: ObjectId,
+        view: &FeatureView,
         rows: Vec<(EntityKey, PackedRow)>,
         now: EventTime,
         version: DatasetVersion,
@@ -223,40 +259,52 @@ impl OnlineViews {
         self.upsert(view, rows, now).await?;
         {
             let mut waiting = self.waiting.lock();
-            if waiting.known.get(&view) == Some(&(before, epoch)) {
-                waiting.known.insert(view, (version, epoch));
+            if waiting.known.get(&view.id) == Some(&(before, epoch)) {
+                waiting.known.insert(view.id, (version, epoch));
             }
         }
-        let moved = self.store.advance(view, &Progress::Through(before), version, epoch).await?;
-        if !moved && self.store.applied(view).await?.is_none() {
-            self.set_unready(view);
+        let moved = self.store.advance(view.id, &Progress::Through(before), version, epoch).await?;
+        if !moved && self.store.applied(view.id).await?.is_none() {
+            self.set_unready(view.id);
         }
         Ok(())
     }
 
-    /// Keeps rows of the future until their time comes, and upserts of the others the newest of each entity.
-    pub async fn upsert(&self, view: ObjectId, rows: Vec<(EntityKey, PackedRow)>, now: EventTime) -> Result<()> {
+    /// Keeps rows of the future until their time comes, and upserts of the others the newest of each entity, unless its lifetime
+    /// is over.
+    pub async fn upsert(&self, view: &FeatureView, rows: Vec<(EntityKey, PackedRow)>, now: EventTime) -> Result<()> {
         let (later, due): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, row)| row.version().event_time > now);
-        self.wait(view, later);
-        let due = newest_of_each(due);
-        if due.is_empty() {
+        let kept = Kept { view: view.id, ttl: view.ttl };
+        self.wait(kept, later);
+        self.upsert_due(kept, due, now).await
+    }
+
+    /// Upserts rows whose time has come. Where that of the newest is over, so is that of each older one of its entity, and nothing
+    /// need be known of them.
+    async fn upsert_due(&self, kept: Kept, mut rows: Vec<(EntityKey, PackedRow)>, now: EventTime) -> Result<()> {
+        let lifetime = self.lifetime_of(kept.ttl, now);
+        if let Some(lifetime) = lifetime {
+            rows.retain(|(_, row)| lifetime.keeps(row.version().event_time));
+        }
+        let rows = newest_of_each(rows);
+        if rows.is_empty() {
             return Ok(());
         }
-        self.store.upsert(view, &due).await.map(drop)
+        self.store.upsert(kept.view, &rows, lifetime).await.map(drop)
     }
 
     /// Keeps rows until their event time comes. Keeping a row twice is harmless.
-    fn wait(&self, view: ObjectId, rows: Vec<(EntityKey, PackedRow)>) {
+    fn wait(&self, kept: Kept, rows: Vec<(EntityKey, PackedRow)>) {
         if rows.is_empty() {
             return;
         }
         let mut waiting = self.waiting.lock();
-        waiting.had_some.insert(view);
+        waiting.had_some.insert(kept.view);
         for (entity, row) in rows {
             let event_time = row.version().event_time;
             let number = waiting.next;
             waiting.next += 1;
-            waiting.rows.insert((event_time, number), (view, entity, row));
+            waiting.rows.insert((event_time, number), (kept, entity, row));
             self.next_due.fetch_min(event_time.micros(), Ordering::AcqRel);
         }
     }
@@ -266,17 +314,17 @@ impl OnlineViews {
     pub async fn apply_due(&self, now: EventTime) -> Result<()> {
         // A tokio mutex, held while the store is written: that is what makes the others wait until the rows are there.
         let _turn = self.due_turn.lock().await;
-        let mut due: BTreeMap<ObjectId, Vec<(EntityKey, PackedRow)>> = BTreeMap::new();
+        let mut due: BTreeMap<Kept, Vec<(EntityKey, PackedRow)>> = BTreeMap::new();
         let mut places = Vec::new();
         {
             let waiting = self.waiting.lock();
-            for (place, (view, entity, row)) in waiting.rows.range(..=(now, u64::MAX)) {
+            for (place, (kept, entity, row)) in waiting.rows.range(..=(now, u64::MAX)) {
                 places.push(*place);
-                due.entry(*view).or_default().push((entity.clone(), row.clone()));
+                due.entry(*kept).or_default().push((entity.clone(), row.clone()));
             }
         }
-        for (view, rows) in due {
-            self.store.upsert(view, &newest_of_each(rows)).await?;
+        for (kept, rows) in due {
+            self.upsert_due(kept, rows, now).await?;
         }
         let mut waiting = self.waiting.lock();
         for place in places {
@@ -327,7 +375,7 @@ impl OnlineViews {
             let mut waiting = self.waiting.lock();
             waiting.known.remove(&view);
             waiting.had_some.remove(&view);
-            waiting.rows.retain(|_, (of, _, _)| *of != view);
+            waiting.rows.retain(|_, (kept, _, _)| kept.view != view);
         }
         self.store.clear(view).await
     }

@@ -36,14 +36,15 @@ pub(crate) struct Setup {
     online: Online,
     /// Where the gateway looks for Redis, where that is not at the test's own.
     url: Option<String>,
-    clock: String,
+    /// `None`: the machine's.
+    clock: Option<String>,
     retention: Option<String>,
 }
 
 impl Setup {
     /// A set clock and this online store.
     pub(crate) fn new(online: Online) -> Self {
-        Self { online, url: None, clock: CLOCK.into(), retention: None }
+        Self { online, url: None, clock: Some(CLOCK.into()), retention: None }
     }
 
     /// Another address of Redis than that of the test's own.
@@ -54,7 +55,13 @@ impl Setup {
 
     /// Another place for the clock to stand.
     pub(crate) fn clock(mut self, instant: &str) -> Self {
-        self.clock = instant.into();
+        self.clock = Some(instant.into());
+        self
+    }
+
+    /// The machine's clock, which runs by itself.
+    pub(crate) fn clock_of_the_machine(mut self) -> Self {
+        self.clock = None;
         self
     }
 
@@ -93,8 +100,10 @@ impl Gateway {
         if let Some(retention) = &setup.retention {
             command.args(["--retention", retention]);
         }
+        if let Some(clock) = &setup.clock {
+            command.args(["--clock", clock]);
+        }
         let mut child = command
-            .args(["--clock", &setup.clock])
             // How many cases and which scripts the tests try is no setting of a gateway.
             .env_remove("TIDEGATE_CASES")
             .env_remove("TIDEGATE_SLT")
@@ -168,15 +177,19 @@ impl Gateway {
 
     /// Starts it again on the same store, its clock standing where `clock` says.
     pub(crate) fn restart_at(&mut self, clock: &str) {
-        self.kill();
-        let setup = self.setup.clone().clock(clock);
-        *self = Gateway::start(Arc::clone(&self.data), self.redis.clone(), setup);
+        self.setup = self.setup.clone().clock(clock);
+        self.restart();
     }
 
     /// Starts it again on the same store.
     pub(crate) fn restart(&mut self) {
-        let clock = self.setup.clock.clone();
-        self.restart_at(&clock);
+        self.kill();
+        *self = Gateway::start(Arc::clone(&self.data), self.redis.clone(), self.setup.clone());
+    }
+
+    /// The arguments that set its clock.
+    pub(crate) fn clock_arguments(&self) -> Vec<String> {
+        self.setup.clock.iter().flat_map(|clock| ["--clock".to_owned(), clock.clone()]).collect()
     }
 
     /// Asks it to stop, and waits until it has.

@@ -13,6 +13,7 @@ mod clients;
 mod cluster;
 mod demo;
 mod durability;
+mod expiry;
 mod faults;
 mod harness;
 mod layout;

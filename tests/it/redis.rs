@@ -321,9 +321,9 @@ async fn a_write_is_seen_by_the_next_lookup_of_every_gateway_on_the_same_redis()
 }
 
 /// What `tidegate audit` says and how it ends.
-fn audit(gateway: &Gateway, redis: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn audit(gateway: &Gateway, redis: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(["audit", "--clock", harness::CLOCK, "--data"]).arg(gateway.store()).args(arguments);
+    command.arg("audit").args(gateway.clock_arguments()).arg("--data").arg(gateway.store()).args(arguments);
     command.env_remove("TIDEGATE_CASES").env_remove("TIDEGATE_SLT");
     if let Some(url) = redis {
         command.args(["--redis", url]);

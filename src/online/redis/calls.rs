@@ -7,7 +7,7 @@ use redis::{ErrorKind, Pipeline, Script, ServerErrorKind};
 
 use super::link::{Failure, Session};
 use super::slots::SlotMap;
-use crate::online::{EntityKey, PackedRow, RowKey};
+use crate::online::{EntityKey, Lifetime, PackedRow, RowKey};
 use crate::registry::ObjectId;
 
 /// How many keys one `MGET` names: Redis answers nobody else meanwhile, for less than a millisecond.
@@ -158,14 +158,18 @@ fn lookup(keys: &Keys, asked: &[RowKey], views: &[ObjectId]) -> Pipeline {
     calls
 }
 
+/// Rows of a view to be kept.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) view: ObjectId,
+    pub(super) rows: &'a [(EntityKey, PackedRow)],
+    /// `None`: until newer ones take their place.
+    pub(super) lifetime: Option<Lifetime>,
+}
+
 /// The calls of the script that each node gets for its rows.
-pub(super) fn upserts(
-    session: &Session,
-    keys: &Keys,
-    script: &Script,
-    view: ObjectId,
-    rows: &[(EntityKey, PackedRow)],
-) -> Vec<Pipeline> {
+pub(super) fn upserts(session: &Session, keys: &Keys, script: &Script, rows: Rows<'_>) -> Vec<Pipeline> {
+    let Rows { view, rows, lifetime } = rows;
     let upsert = |calls: &mut Pipeline, rows: &mut dyn ExactSizeIterator<Item = (Vec<u8>, &PackedRow)>| {
         let call = calls.cmd("EVALSHA").arg(script.get_hash()).arg(rows.len());
         let values: Vec<Bytes> = rows
@@ -176,6 +180,9 @@ pub(super) fn upserts(
             .collect();
         for value in &values {
             call.arg(value.as_ref());
+        }
+        if let Some(lifetime) = lifetime {
+            call.arg(lifetime.shift_ms());
         }
     };
     let Some(slots) = &session.slots else {

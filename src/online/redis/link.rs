@@ -99,6 +99,8 @@ pub(super) struct Session {
     pub(super) slots: Option<SlotMap>,
     /// What the first server says it is (`7.0.15`, `valkey 8.0.1`); `None` where it does not say.
     pub(super) version: Option<String>,
+    /// Whether rows may be given a time to go: no server of these would drop such rows early.
+    pub(super) rows_may_expire: bool,
     /// Where the primary was found, where sentinels were asked.
     primary: Option<Host>,
 }
@@ -259,9 +261,10 @@ impl Keeper {
         };
         let marks = slots.as_ref().map_or_else(|| vec![String::new()], SlotMap::marks);
         let connected = places.iter().zip(marks).map(|(place, mark)| self.connect_to(place, mark, slots.as_ref()));
-        let (mut nodes, mut drivers, mut version) = (Vec::new(), Vec::new(), None);
+        let (mut nodes, mut drivers, mut version, mut rows_may_expire) = (Vec::new(), Vec::new(), None, true);
         for (node, driven, about) in try_join_all(connected).await? {
             version = version.or(about.version);
+            rows_may_expire &= about.rows_may_expire;
             nodes.push(node);
             drivers.push(driven);
         }
@@ -269,7 +272,7 @@ impl Keeper {
             self.known = map.primaries().cloned().collect();
         }
         self.epochs += 1;
-        Ok((Session { epoch: Epoch(self.epochs), nodes, slots, version, primary }, drivers))
+        Ok((Session { epoch: Epoch(self.epochs), nodes, slots, version, rows_may_expire, primary }, drivers))
     }
 
     /// Both connections to one server, which must see the slots of its cluster as the others do.

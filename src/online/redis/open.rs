@@ -141,6 +141,8 @@ pub(super) struct About {
     pub(super) version: Option<String>,
     /// Whether it is a node of a cluster.
     pub(super) in_cluster: bool,
+    /// Whether rows with an expiry stay until then: it does not drop them, before all others, to save memory.
+    pub(super) rows_may_expire: bool,
 }
 
 /// What the server is; a server set up so that it may drop rows is complained about.
@@ -150,17 +152,22 @@ pub(super) async fn about(connection: &mut MultiplexedConnection) -> Result<Abou
         Err(error) if is_lost(&error) => return Err(error),
         Err(_not_allowed) => return Ok(About::default()),
     };
+    let policy = info_field(&info, "maxmemory_policy");
     if info_field(&info, "maxmemory").is_some_and(|bytes| bytes != "0")
-        && let Some(policy) = info_field(&info, "maxmemory_policy").filter(|policy| policy.starts_with("allkeys"))
+        && let Some(policy) = policy.filter(|policy| policy.starts_with("allkeys"))
     {
         tracing::warn!(
             policy,
             "the online store may drop rows to save memory, which nobody notices: set maxmemory-policy noeviction"
         );
     }
+    let rows_may_expire = policy.is_some_and(|policy| !policy.starts_with("volatile"));
+    if !rows_may_expire {
+        tracing::info!(policy, "rows past their TTL stay in the online store: they go where its maxmemory-policy is noeviction");
+    }
     let valkey = info_field(&info, "valkey_version").map(|version| format!("valkey {version}"));
     let version = valkey.or_else(|| info_field(&info, "redis_version").map(str::to_owned));
-    Ok(About { version, in_cluster: info_field(&info, "redis_mode") == Some("cluster") })
+    Ok(About { version, in_cluster: info_field(&info, "redis_mode") == Some("cluster"), rows_may_expire })
 }
 
 /// A line of what `INFO` says.

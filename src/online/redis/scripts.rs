@@ -4,8 +4,11 @@
 ///
 /// Lua's numbers are doubles and not exact beyond 2^53, so the three 64-bit numbers that order rows are compared by halves,
 /// the upper ones signed.
+///
+/// Rows may be followed by a number in ARGV: added to the milliseconds of a row's event time it gives those after which Redis drops
+/// the row. Without it a row stays, also where it replaces one that would have gone.
 pub(super) const UPSERT: &str = r"
-local kept = 0
+local kept, shift = 0, tonumber(ARGV[#KEYS + 1])
 for i, key in ipairs(KEYS) do
     local old = redis.call('GETRANGE', key, 4, 27)
     local newer = #old < 24
@@ -20,7 +23,13 @@ for i, key in ipairs(KEYS) do
         end
     end
     if newer then
-        redis.call('SET', key, ARGV[i])
+        if shift then
+            local low, high = struct.unpack('<I4i4', ARGV[i], 5)
+            local left = math.floor((high * 4294967296 + low) / 1000) + shift
+            redis.call('SET', key, ARGV[i], 'PX', string.format('%.0f', math.max(left, 1)))
+        else
+            redis.call('SET', key, ARGV[i])
+        end
         kept = kept + 1
     end
 end

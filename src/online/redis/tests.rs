@@ -12,6 +12,8 @@ use crate::online::contract::{
     OTHER, PATIENT, RedisServer, VIEW, all_rows, connect, connect_to, empty, entity, get, key, row, try_get,
 };
 use crate::online::*;
+use crate::registry::Ttl;
+use crate::time::EventTime;
 
 #[test]
 fn the_id_of_a_store_has_these_letters() {
@@ -25,7 +27,7 @@ async fn two_stores_on_one_redis_share_nothing() {
     let server = RedisServer::start();
     let (one, other) = (connect(&server), connect(&server));
     empty(&one, VIEW).await;
-    one.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    one.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
     assert_eq!(other.applied(VIEW).await.unwrap(), None);
     empty(&other, VIEW).await;
     assert_eq!(get(&other, &[key(VIEW, 1)]).await, [None]);
@@ -55,7 +57,7 @@ async fn a_redis_that_is_away_is_an_error_until_it_is_back() {
     let error = try_get(&store, &[key(VIEW, 1)]).await.unwrap_err();
     assert_eq!((error.code(), error.detail_text()), (SqlState::IoError, Some("It cannot be reached.")));
     assert_eq!(error.hint_text(), Some("Retry, or SET tidegate.online_fallback = offline."));
-    assert!(store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.is_err());
+    assert!(store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.is_err());
     assert_eq!(store.status().await.obstacle.as_deref(), Some("It cannot be reached."));
     let mut before = None;
     for _ in 0..2 {
@@ -66,7 +68,7 @@ async fn a_redis_that_is_away_is_an_error_until_it_is_back() {
         let error = store.get(&[key(VIEW, 1)], epoch).await.unwrap_err();
         assert_eq!(error.code(), SqlState::ObjectNotInPrerequisiteState);
         empty(&store, VIEW).await;
-        store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+        store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
         assert_eq!(get(&store, &[key(VIEW, 1)]).await, [Some(row(1, 1, 1, 1))]);
         server.stop();
         until("nobody notices that it is gone", async || store.connected().await.map_or(Ok(()), Err)).await;
@@ -104,14 +106,14 @@ async fn no_call_outlives_a_redis_that_hangs() {
     let store: Arc<dyn OnlineStore> = Arc::new(RedisStore::connect(&server.url(), StoreId(Uuid::new_v4()), limits).unwrap());
     let rows = [(entity(1), row(1, 1, 1, 1))];
     empty(&store, VIEW).await;
-    store.upsert(VIEW, &rows).await.unwrap();
+    store.upsert(VIEW, &rows, None).await.unwrap();
     let epoch = store.connected().await.unwrap();
     server.pause();
     let newer = [(entity(1), row(2, 2, 2, 2))];
     let failures = [
         store.get(&[key(VIEW, 1)], epoch).await.unwrap_err(),
         store.applied(VIEW).await.unwrap_err(),
-        store.upsert(VIEW, &newer).await.unwrap_err(),
+        store.upsert(VIEW, &newer, None).await.unwrap_err(),
         store.begin_build(VIEW).await.unwrap_err(),
         store.clear(OTHER).await.unwrap_err(),
         store.page(OTHER, 0).await.unwrap_err(),
@@ -127,8 +129,8 @@ async fn no_call_outlives_a_redis_that_hangs() {
     assert_eq!(try_get(&late, &[key(VIEW, 1)]).await.unwrap_err().code(), SqlState::IoError);
     server.go_on();
     // What was cut off may have been done since: the newest row wins all the same.
-    until("the connection does not come back", async || store.upsert(VIEW, &newer).await).await;
-    assert_eq!(store.upsert(VIEW, &rows).await.unwrap(), 0);
+    until("the connection does not come back", async || store.upsert(VIEW, &newer, None).await).await;
+    assert_eq!(store.upsert(VIEW, &rows, None).await.unwrap(), 0);
     assert_eq!(get(&store, &[key(VIEW, 1)]).await, [Some(row(2, 2, 2, 2))]);
 }
 
@@ -228,7 +230,7 @@ async fn a_redis_behind_tls_is_reached_by_those_who_trust_it() {
     let trusted = format!("rediss://127.0.0.1:{port}?ca={}", file("ca.pem"));
     let store = connect_to(&trusted);
     empty(&store, VIEW).await;
-    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))]).await.unwrap();
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
     assert_eq!(get(&store, &[key(VIEW, 1)]).await, [Some(row(1, 1, 1, 1))]);
     // What breaks there is noticed, and made again.
     let before = store.connected().await.unwrap();
@@ -289,4 +291,64 @@ async fn one_server_is_no_cluster() {
     let port = free_port();
     let _server = RedisServer::start_in(tempfile::tempdir().unwrap(), &["--port", &port.to_string()]);
     refuses(&format!("redis+cluster://127.0.0.1:1,127.0.0.1:{port}"), "It is no cluster: give its address as redis://.").await;
+}
+
+/// How many milliseconds Redis still keeps each row; -1 where it keeps it for ever.
+fn left(server: &RedisServer) -> Vec<i64> {
+    const SCRIPT: &str = "local left = {}
+        for number, key in ipairs(redis.call('KEYS', '*{*')) do left[number] = redis.call('PTTL', key) end
+        return left";
+    let said = server.ask(&["EVAL", SCRIPT, "0"]);
+    said.lines().map(|line| line.trim().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_row_is_given_an_expiry_with_its_newest_version() {
+    let server = RedisServer::start();
+    let store = connect(&server);
+    empty(&store, VIEW).await;
+    let now = 1_767_225_600_000_000;
+    let lifetime = |ttl: i64| Some(Lifetime::new(Ttl::from_micros(ttl * 1_000_000).unwrap(), EventTime::from_micros(now)));
+    let upsert = async |event_time: i64, lifetime| {
+        let kept = store.upsert(VIEW, &[(entity(1), row(event_time, 1, 0, 1))], lifetime).await.unwrap();
+        let left = left(&server);
+        assert_eq!(left.len(), 1);
+        (kept, left[0])
+    };
+    const HOUR: i64 = 3_600_000;
+    // Between the end of the TTL and an hour, less what the machine dawdles.
+    let (kept, left) = upsert(now, lifetime(86_400)).await;
+    assert!(kept == 1 && 24 * HOUR < left && left <= 25 * HOUR, "{left}");
+    // What is not newer changes nothing.
+    for (event_time, ttl) in [(now, 10), (now - 1, 864_000)] {
+        let (kept, left) = upsert(event_time, lifetime(ttl)).await;
+        assert!(kept == 0 && 24 * HOUR < left && left <= 25 * HOUR, "{left}");
+    }
+    // What is newer brings its own, or none.
+    let (kept, left) = upsert(now + 3_600_000_000, lifetime(86_400)).await;
+    assert!(kept == 1 && 25 * HOUR < left && left <= 26 * HOUR, "{left}");
+    assert_eq!(upsert(now + 3_600_000_001, None).await, (1, -1));
+    let (kept, left) = upsert(now + 3_600_000_002, lifetime(0)).await;
+    assert!(kept == 1 && HOUR < left && left <= 2 * HOUR, "{left}");
+}
+
+#[tokio::test]
+async fn rows_get_no_expiry_where_redis_would_drop_them_for_it() {
+    let server = RedisServer::start();
+    let lifetime = Some(Lifetime::new(Ttl::from_micros(1_000_000).unwrap(), EventTime::from_micros(0)));
+    let left_after = async |url: &str| {
+        server.cli(&["FLUSHALL"]);
+        let store = connect_to(url);
+        empty(&store, VIEW).await;
+        store.upsert(VIEW, &[(entity(1), row(0, 1, 0, 1))], lifetime).await.unwrap();
+        left(&server)
+    };
+    assert!(left_after(&server.url()).await[0] > 0);
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
+    assert_eq!(left_after(&server.url()).await, [-1]);
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    assert!(left_after(&server.url()).await[0] > 0);
+    // Nor where it cannot be asked.
+    server.cli(&["ACL", "SETUSER", "quiet", "on", ">word", "~*", "+@all", "-@dangerous"]);
+    assert_eq!(left_after(&format!("{}?user=quiet&pass=word", server.url())).await, [-1]);
 }
