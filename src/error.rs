@@ -56,6 +56,10 @@ sql_states! {
     DivisionByZero = "22012",
     /// `22015`: an interval out of range.
     IntervalFieldOverflow = "22015",
+    /// `2201W`: a negative `LIMIT`.
+    InvalidRowCountInLimitClause = "2201W",
+    /// `2201X`: a negative `OFFSET`.
+    InvalidRowCountInResultOffsetClause = "2201X",
     /// `22021`: bytes that are not UTF-8.
     CharacterNotInRepertoire = "22021",
     /// `22023`: a parameter's value is not acceptable.

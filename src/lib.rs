@@ -45,7 +45,8 @@
 //! That is the planned road. A statement that is nothing but a lookup takes it once: [`planner`] compiles its analysis of it into a
 //! [`lookup::CompiledLookup`], which connections share under the statement's text until the definitions change. From then on `Bind`
 //! makes keys of bytes, the lookups of a pipeline go to [`online`] in one round trip, and packed rows are encoded as they are:
-//! no DataFusion, no Arrow. Both roads say the same, byte for byte, which `tests/it/roads.rs` holds; `EXPLAIN` prints
+//! no DataFusion, no Arrow. Only a column that is an expression is computed, by the planned road's own code, over the cells that
+//! it takes. Both roads say the same, byte for byte, which `tests/it/roads.rs` holds; `EXPLAIN` prints
 //! `road=short`, and `SET tidegate.short_road = off` closes it. Whether it may be taken is judged at every execution,
 //! by [`session`], as the route would be.
 //!

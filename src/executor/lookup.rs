@@ -107,6 +107,8 @@ pub struct LookupSpec {
 pub struct OnlineLookupExec {
     spec: Arc<LookupSpec>,
     layouts: Arc<Vec<RowLayout>>,
+    /// What the store gave, where it was asked before.
+    fetched: Option<Arc<Fetched>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -116,7 +118,7 @@ impl OnlineLookupExec {
     pub fn new(spec: LookupSpec) -> Self {
         let layouts = Arc::new(spec.views.iter().map(|keyed| RowLayout::new(&keyed.view)).collect());
         let properties = one_stream(&spec.schema, EmissionType::Final);
-        Self { spec: Arc::new(spec), layouts, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { spec: Arc::new(spec), layouts, fetched: None, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 
     /// The parts of an entity's key.
@@ -138,9 +140,29 @@ impl OnlineLookupExec {
         Self {
             spec: Arc::new(LookupSpec { keys, ..self.spec.as_ref().clone() }),
             layouts: Arc::clone(&self.layouts),
+            fetched: None,
             properties: Arc::clone(&self.properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The same lookups with the store's rows in them: all are asked for in one round trip. Where that fails and the session
+    /// would rather read offline, the lookups as they are: each asks for itself, and does so.
+    pub(super) async fn fetched_together(lookups: Vec<Self>) -> Result<Vec<Self>> {
+        let Some(first) = lookups.first() else { return Ok(lookups) };
+        let spec = Arc::clone(&first.spec);
+        let requests = lookups.iter().map(|lookup| Request::of(&lookup.spec)).collect::<Result<Vec<_>>>()?;
+        let keys: Vec<RowKey> = requests.iter().flat_map(|request| request.keys.iter().cloned()).collect();
+        let mut rows = match get(&spec, &keys).await {
+            Ok(rows) => rows.into_iter(),
+            Err(error) if spec.fallback.reads_offline(&error) => return Ok(lookups),
+            Err(error) => return Err(error),
+        };
+        let fetched = lookups.into_iter().zip(requests).map(|(lookup, request)| {
+            let rows = rows.by_ref().take(request.keys.len()).collect();
+            Self { fetched: Some(Arc::new(Fetched { request, rows })), ..lookup }
+        });
+        Ok(fetched.collect())
     }
 }
 
@@ -168,12 +190,16 @@ impl ExecutionPlan for OnlineLookupExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let (spec, layouts) = (Arc::clone(&self.spec), Arc::clone(&self.layouts));
+        let (spec, layouts, fetched) = (Arc::clone(&self.spec), Arc::clone(&self.layouts), self.fetched.clone());
         let keys = MetricBuilder::new(&self.metrics).counter("keys", partition);
         let hits = MetricBuilder::new(&self.metrics).counter("hits", partition);
         keys.add(spec.keys.len);
         let stream = futures::stream::once(async move {
-            match lookup(&spec, &layouts).await {
+            let answered = match &fetched {
+                Some(fetched) => answer(&spec, &layouts, fetched),
+                None => lookup(&spec, &layouts).await,
+            };
+            match answered {
                 Ok(batch) => {
                     hits.add(batch.num_rows());
                     Ok(futures::stream::once(async { Ok(batch) }).boxed())
@@ -196,7 +222,7 @@ impl ExecutionPlan for OnlineLookupExec {
 }
 
 /// The rows of the store that a lookup asks for: each key once, and for each view where the entities' rows are among them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Request {
     keys: Vec<RowKey>,
     /// The view of each key.
@@ -234,12 +260,28 @@ impl Request {
     }
 }
 
+/// What a lookup asked for, and what it was given.
+#[derive(Debug)]
+struct Fetched {
+    request: Request,
+    rows: Vec<Option<PackedRow>>,
+}
+
 async fn lookup(spec: &LookupSpec, layouts: &[RowLayout]) -> Result<RecordBatch> {
     let request = Request::of(spec)?;
-    let found = spec.stores.online.get(&request.keys, spec.at).await.map_err(|error| match spec.views.first() {
+    let rows = get(spec, &request.keys).await?;
+    answer(spec, layouts, &Fetched { request, rows })
+}
+
+async fn get(spec: &LookupSpec, keys: &[RowKey]) -> Result<Vec<Option<PackedRow>>> {
+    spec.stores.online.get(keys, spec.at).await.map_err(|error| match spec.views.first() {
         Some(keyed) => could_not_read(&keyed.view, error),
         None => error,
-    })?;
+    })
+}
+
+fn answer(spec: &LookupSpec, layouts: &[RowLayout], fetched: &Fetched) -> Result<RecordBatch> {
+    let Fetched { request, rows: found } = fetched;
     let metrics = &spec.stores.metrics;
     metrics.lookups_planned.add(1);
     metrics.online_keys.add(request.keys.len() as u64);

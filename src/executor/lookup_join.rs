@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -36,56 +36,63 @@ pub enum LookupJoinKind {
     Inner,
 }
 
-/// Joins each left row with the row that its entity has in the right input, where an [`OnlineLookupExec`] that names no keys yet
-/// reads a view or several, or an [`EntityJoinExec`] that does so where the online store cannot answer. Left rows are taken a batch
-/// at a time: their entities, each once, are one round trip.
+/// Views that are joined to left rows.
+#[derive(Clone, Debug)]
+pub struct LookupJoin {
+    /// Where an [`OnlineLookupExec`] that names no keys yet reads a view or several, or an [`EntityJoinExec`] that does so where the
+    /// online store cannot answer.
+    pub right: Arc<dyn ExecutionPlan>,
+    /// The values of the entities' keys, over the left rows.
+    pub values: Vec<Arc<dyn PhysicalExpr>>,
+    /// For each of them, the column of `right` that it is to equal.
+    pub keys: Vec<usize>,
+    /// What becomes of left rows whose entity has no row.
+    pub kind: LookupJoinKind,
+}
+
+/// Joins each left row with the rows that its entities have in the right inputs. Left rows are taken a batch at a time: their
+/// entities, each once in each input, are one round trip for all inputs.
 #[derive(Debug)]
 pub struct LookupJoinExec {
     left: Arc<dyn ExecutionPlan>,
-    join: Arc<Join>,
+    joins: Arc<Vec<LookupJoin>>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What the join does with a batch.
-#[derive(Debug)]
-struct Join {
-    right: Arc<dyn ExecutionPlan>,
-    /// The values of the entities' keys, over the left input.
-    values: Vec<Arc<dyn PhysicalExpr>>,
-    /// The columns of the right input that are the keys.
-    keys: Vec<usize>,
-    kind: LookupJoinKind,
-}
-
 impl LookupJoinExec {
-    /// A join whose rows have `schema`: the left columns, then the right ones. For each part of a key there is a value over the
-    /// left input and a column of the right.
-    pub fn new(
-        left: Arc<dyn ExecutionPlan>,
-        right: Arc<dyn ExecutionPlan>,
-        values: Vec<Arc<dyn PhysicalExpr>>,
-        keys: Vec<usize>,
-        kind: LookupJoinKind,
-        schema: SchemaRef,
-    ) -> Self {
+    /// A join whose rows have `schema`: the left columns, then those of each right input.
+    pub fn new(left: Arc<dyn ExecutionPlan>, joins: Vec<LookupJoin>, schema: SchemaRef) -> Self {
         let properties = one_stream(&schema, EmissionType::Incremental);
-        let join = Arc::new(Join { right, values, keys, kind });
-        Self { left, join, schema, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { left, joins: Arc::new(joins), schema, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+
+    /// The left rows.
+    pub fn left(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.left
+    }
+
+    /// What is joined to them.
+    pub fn joins(&self) -> &[LookupJoin] {
+        &self.joins
     }
 }
 
 impl DisplayAs for LookupJoinExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Join { right, values, kind, .. } = self.join.as_ref();
-        let reads = match asked_of(right) {
-            Some(Asked::Online(lookup)) => lookup.reads(),
-            Some(Asked::Offline(join)) => format!("{}, route=offline", join.reads()),
-            None => "view=none".to_owned(),
-        };
-        let values = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "LookupJoinExec: {reads}, keys=[{values}], kind={kind:?}")
+        f.write_str("LookupJoinExec: ")?;
+        for (place, LookupJoin { right, values, kind, .. }) in self.joins.iter().enumerate() {
+            let reads = match asked_of(right) {
+                Some(Asked::Online(lookup)) => lookup.reads(),
+                Some(Asked::Offline(join)) => format!("{}, route=offline", join.reads()),
+                None => "view=none".to_owned(),
+            };
+            let values = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let separator = if place > 0 { "; " } else { "" };
+            write!(f, "{separator}{reads}, keys=[{values}], kind={kind:?}")?;
+        }
+        Ok(())
     }
 }
 
@@ -98,7 +105,7 @@ impl ExecutionPlan for LookupJoinExec {
         &self.properties
     }
 
-    /// The right input is run anew for each batch, with keys in it, and is nobody else's to change.
+    /// The right inputs are run anew for each batch, with keys in them, and are nobody else's to change.
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
         vec![&self.left]
     }
@@ -111,7 +118,7 @@ impl ExecutionPlan for LookupJoinExec {
         let left = children.pop().ok_or_else(|| DataFusionError::Internal("a lookup join has a left input".into()))?;
         Ok(Arc::new(Self {
             left,
-            join: Arc::clone(&self.join),
+            joins: Arc::clone(&self.joins),
             schema: Arc::clone(&self.schema),
             properties: Arc::clone(&self.properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -125,12 +132,12 @@ impl ExecutionPlan for LookupJoinExec {
             hits: MetricBuilder::new(&self.metrics).counter("hits", partition),
             output_rows: MetricBuilder::new(&self.metrics).output_rows(partition),
         };
-        let (join, schema) = (Arc::clone(&self.join), Arc::clone(&self.schema));
+        let (joins, schema) = (Arc::clone(&self.joins), Arc::clone(&self.schema));
         let batches = gathered(left).and_then(move |batch| {
-            let (join, schema, context, counted) =
-                (Arc::clone(&join), Arc::clone(&schema), Arc::clone(&context), counted.clone());
+            let (joins, schema, context, counted) =
+                (Arc::clone(&joins), Arc::clone(&schema), Arc::clone(&context), counted.clone());
             async move {
-                let joined = join.batch(&batch, &schema, &context, &counted).await.map_err(external)?;
+                let joined = joined(&joins, &batch, &schema, &context, &counted).await.map_err(external)?;
                 counted.output_rows.add(joined.num_rows());
                 Ok(joined)
             }
@@ -184,83 +191,113 @@ fn gathered(stream: SendableRecordBatchStream) -> impl futures::Stream<Item = Df
     })
 }
 
-impl Join {
-    async fn batch(
-        &self,
-        left: &RecordBatch,
-        schema: &SchemaRef,
-        context: &Arc<TaskContext>,
-        counted: &Counted,
-    ) -> Result<RecordBatch> {
+/// A batch of left rows with what is joined to them.
+async fn joined(
+    joins: &[LookupJoin],
+    left: &RecordBatch,
+    schema: &SchemaRef,
+    context: &Arc<TaskContext>,
+    counted: &Counted,
+) -> Result<RecordBatch> {
+    let named = joins.iter().map(|join| join.named(left)).collect::<Result<Vec<_>>>()?;
+    let found = found(joins, &named, context).await?;
+    let mut stays = vec![true; left.num_rows()];
+    let mut matches = Vec::with_capacity(joins.len());
+    for ((join, named), found) in joins.iter().zip(&named).zip(&found) {
+        let matched = join.matched(named, found)?;
+        counted.keys.add(named.keys.len);
+        counted.hits.add(found.num_rows());
+        if join.kind == LookupJoinKind::Inner {
+            stays.iter_mut().zip(&matched).for_each(|(stays, matched)| *stays &= matched.is_some());
+        }
+        matches.push(matched);
+    }
+    let left = match stays.contains(&false) {
+        true => filter_record_batch(left, &BooleanArray::from(stays.clone())).map_err(kernel)?,
+        false => left.clone(),
+    };
+    let mut columns = left.columns().to_vec();
+    for (matched, found) in matches.into_iter().zip(&found) {
+        let kept = matched.into_iter().zip(&stays).filter(|(_, stays)| **stays).map(|(matched, _)| matched);
+        let matched: UInt32Array = kept.collect();
+        for column in found.columns() {
+            columns.push(take(column, &matched, None).map_err(kernel)?);
+        }
+    }
+    let columns = columns.iter().zip(schema.fields()).map(|(column, field)| as_type(column, field.data_type()));
+    batch_of(schema, columns.collect::<Result<_>>()?, left.num_rows())
+}
+
+/// The entities that left rows name in a right input.
+struct Named {
+    /// Of each left row; `None` where a key is NULL.
+    entities: Vec<Option<EntityKey>>,
+    /// Each once.
+    keys: KeySet,
+}
+
+/// The rows that each right input has of the entities that it is asked for. Where several ask the online store, they do so in
+/// one round trip.
+async fn found(joins: &[LookupJoin], named: &[Named], context: &Arc<TaskContext>) -> Result<Vec<RecordBatch>> {
+    let asks = |join: &LookupJoin, named: &Named| match asked_of(&join.right) {
+        Some(Asked::Online(lookup)) if named.keys.len > 0 => Some(lookup.of(named.keys.clone())),
+        _ => None,
+    };
+    let lookups: Vec<_> = joins.iter().zip(named).filter_map(|(join, named)| asks(join, named)).collect();
+    let mut fetched = match lookups.len() {
+        0 | 1 => lookups.into_iter(),
+        _ => OnlineLookupExec::fetched_together(lookups).await?.into_iter(),
+    };
+    let mut found = Vec::with_capacity(joins.len());
+    for (join, named) in joins.iter().zip(named) {
+        if named.keys.len == 0 {
+            found.push(RecordBatch::new_empty(join.right.schema()));
+            continue;
+        }
+        let mut of_keys = |plan: Arc<dyn ExecutionPlan>| {
+            let of_keys: Option<Arc<dyn ExecutionPlan>> = match asked(&plan) {
+                Some(Asked::Online(_)) => match fetched.next() {
+                    Some(lookup) => Some(Arc::new(lookup)),
+                    None => return Err(DataFusionError::Internal("a lookup that was not asked".into())),
+                },
+                Some(Asked::Offline(join)) => Some(Arc::new(join.of(&named.keys).map_err(external)?)),
+                None => None,
+            };
+            Ok(of_keys.map_or_else(|| Transformed::no(plan), Transformed::yes))
+        };
+        let right = Arc::clone(&join.right).transform_up(&mut of_keys).map_err(internal)?.data;
+        let schema = right.schema();
+        let batches = collect(right, Arc::clone(context)).await.map_err(internal)?;
+        found.push(concat_batches(&schema, &batches).map_err(kernel)?);
+    }
+    Ok(found)
+}
+
+impl LookupJoin {
+    /// The entities that left rows name. None where the right input reads no view any more: it was found to give no rows.
+    fn named(&self, left: &RecordBatch) -> Result<Named> {
         let rows = left.num_rows();
         let mut values = Vec::with_capacity(self.values.len());
         for value in &self.values {
             let value = value.evaluate(left).and_then(|value| value.into_array(rows)).map_err(internal)?;
             values.push(value);
         }
-        let mut matches = vec![None; rows];
-        let mut right = RecordBatch::new_empty(self.right.schema());
-        // A plan that reads no view any more was found to give no rows.
-        if let Some(reads) = asked_of(&self.right) {
-            let parts = reads.parts();
-            let asked = entity_keys(parts, &values)?;
-            let keys = distinct(&asked, &values)?;
-            counted.keys.add(keys.len);
-            if keys.len > 0 {
-                right = self.found(keys, context).await?;
-                let columns: Vec<ArrayRef> = self.keys.iter().map(|column| Arc::clone(right.column(*column))).collect();
-                let found = entity_keys(parts, &columns)?;
-                let places: HashMap<&EntityKey, u32> =
-                    found.iter().zip(0..).filter_map(|(key, row)| Some((key.as_ref()?, row))).collect();
-                for (matched, key) in matches.iter_mut().zip(&asked) {
-                    *matched = key.as_ref().and_then(|key| places.get(key).copied());
-                }
-                counted.hits.add(places.len());
-            }
-        }
-        self.joined(left, &right, matches, schema)
-    }
-
-    /// The rows of the right input, of these entities.
-    async fn found(&self, keys: KeySet, context: &Arc<TaskContext>) -> Result<RecordBatch> {
-        let right = Arc::clone(&self.right).transform_up(|plan| {
-            let of_keys: Option<Arc<dyn ExecutionPlan>> = match asked(&plan) {
-                Some(Asked::Online(lookup)) => Some(Arc::new(lookup.of(keys.clone()))),
-                Some(Asked::Offline(join)) => Some(Arc::new(join.of(&keys).map_err(external)?)),
-                None => None,
-            };
-            Ok(match of_keys {
-                Some(of_keys) => Transformed::yes(of_keys),
-                None => Transformed::no(plan),
-            })
-        });
-        let right = right.map_err(internal)?.data;
-        let schema = right.schema();
-        let batches = collect(right, Arc::clone(context)).await.map_err(internal)?;
-        concat_batches(&schema, &batches).map_err(kernel)
-    }
-
-    /// Left rows with the right rows at these places.
-    fn joined(
-        &self,
-        left: &RecordBatch,
-        right: &RecordBatch,
-        matches: Vec<Option<u32>>,
-        schema: &SchemaRef,
-    ) -> Result<RecordBatch> {
-        let matches = UInt32Array::from(matches);
-        let (left, matches) = match self.kind {
-            LookupJoinKind::Left => (left.clone(), matches),
-            LookupJoinKind::Inner => {
-                let has_match = BooleanArray::from_iter((0..matches.len()).map(|row| Some(matches.is_valid(row))));
-                let left = filter_record_batch(left, &has_match).map_err(kernel)?;
-                (left, UInt32Array::from_iter_values(matches.iter().flatten()))
-            }
+        let entities = match asked_of(&self.right) {
+            Some(reads) => entity_keys(reads.parts(), &values)?,
+            None => vec![None; rows],
         };
-        let right = right.columns().iter().map(|column| take(column, &matches, None).map_err(kernel));
-        let columns = left.columns().iter().map(|column| Ok(Arc::clone(column))).chain(right);
-        let columns = columns.zip(schema.fields()).map(|(column, field)| as_type(&column?, field.data_type()));
-        batch_of(schema, columns.collect::<Result<_>>()?, left.num_rows())
+        let keys = distinct(&entities, &values)?;
+        Ok(Named { entities, keys })
+    }
+
+    /// For each left row, the row that its entity has among those that were found.
+    fn matched(&self, named: &Named, found: &RecordBatch) -> Result<Vec<Option<u32>>> {
+        let Some(reads) = asked_of(&self.right) else { return Ok(vec![None; named.entities.len()]) };
+        let columns: Vec<ArrayRef> = self.keys.iter().map(|column| Arc::clone(found.column(*column))).collect();
+        let found = entity_keys(reads.parts(), &columns)?;
+        let places: HashMap<&EntityKey, u32> =
+            found.iter().zip(0..).filter_map(|(key, row)| Some((key.as_ref()?, row))).collect();
+        Ok(named.entities.iter().map(|key| key.as_ref().and_then(|key| places.get(key).copied())).collect())
     }
 }
 

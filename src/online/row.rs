@@ -42,6 +42,8 @@
 mod read;
 mod write;
 
+pub use read::{ColumnReader, column_reader};
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondBuilder};
@@ -247,7 +249,7 @@ impl RowLayout {
         let mut columns: Vec<ArrayRef> = vec![Arc::new(event_times.finish())];
         for &place in features {
             let feature = self.view.features.get(place).ok_or_else(|| Error::internal(format!("no feature {place}")))?;
-            let mut reader = read::reader(&feature.data_type, rows.len())?;
+            let mut reader = column_reader(&feature.data_type, rows.len())?;
             for row in rows {
                 match row {
                     Some(row) => reader.append(self.value(row, place)?)?,
@@ -309,6 +311,21 @@ pub fn list_element<'a>(element: &SqlType, array: &'a [u8], place: usize) -> Opt
         }
     };
     Some(is_present.then_some(value))
+}
+
+/// Gives the packed bytes of a column's values, in order; `None` for NULL. The column has the Arrow form of `data_type`.
+pub fn pack_column(data_type: &SqlType, column: &ArrayRef, mut add: impl FnMut(Option<&[u8]>)) -> Result<()> {
+    let column = in_type(column, data_type)?;
+    let write = write::writer(data_type, &column)?;
+    let mut bytes = Vec::new();
+    for row in 0..column.len() {
+        bytes.clear();
+        if column.is_valid(row) {
+            write(row, &mut bytes)?;
+        }
+        add(column.is_valid(row).then_some(&bytes[..]));
+    }
+    Ok(())
 }
 
 fn feature_count(count: usize) -> Result<u16> {

@@ -2,66 +2,39 @@
 //!
 //! What is compiled is the plan with its types coerced, before anything is moved in it: a scan of a view in the present tense, of
 //! several that are joined on the keys of the first, or of a feature service's views, under a filter that binds every key by `=`,
-//! `IN`, `= ANY` or `OR`s of them ([`BoundKeys`] judges that, as it does for the other road), under a projection of columns, under
-//! a row count. Whatever else is in the plan makes it one for the other road, and so does wanting what a service computes. Nothing
-//! that depends on the session gets into a compiled lookup, except what is part of its [`Standpoint`]: functions are refused, but
-//! for those that casts of literals became.
+//! `IN`, `= ANY` or `OR`s of them ([`BoundKeys`] judges that, as it does for the other road); or such views, or a service, joined
+//! on whole keys to the rows of `unnest` or `VALUES`. Above that stand a projection and a row count. Columns that are expressions
+//! are computed as the other road computes them (`computed`), and only those that somebody wants. Whatever else is in the plan
+//! makes it one for the other road. Nothing that depends on the session gets into a compiled lookup, except what is part of its
+//! [`Standpoint`], and nothing that depends on the time.
+
+mod computed;
+mod left;
+mod relation;
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
-use datafusion::datasource::source_as_provider;
+use arrow::datatypes::FieldRef;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, Join, LogicalPlan, Operator, SkipType, TableScan};
+use datafusion::logical_expr::{Expr, Limit, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
+use self::computed::Expressions;
+use self::relation::{Found, Source};
+use super::casts::read_parameter;
 use super::keys::{BoundKeys, Operand};
-use super::moment::{At, Moment};
-use super::provider::RelationProvider;
-use super::service_scan::ServiceScan;
+use super::literals::names_the_present;
 use super::{QueryPlan, StatementContext};
 use crate::error::{Error, Result};
-use crate::executor::EntityColumn;
 use crate::lookup::{
-    CellSource, CompiledLookup, KeyPlan, LookupColumn, LookupView, PartSource, Slot, SlotValues, Standpoint, parts as key_parts,
+    Candidates, ColumnSource, CompiledLookup, Computed, KeyPlan, LookupColumn, PartSource, RowCount, RowRange, Slot, SlotValues,
+    Standpoint, parts as key_parts,
 };
-use crate::online::RowLayout;
-use crate::registry::{FeatureView, KeyColumn};
-
+use crate::registry::KeyColumn;
 use crate::types::SqlType;
-
-/// A column of a view, by the view's place among those found; or, without a view, a part of the entity's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Origin {
-    view: Option<usize>,
-    column: usize,
-}
-
-/// Where columns come from; `None` for what a service computes, which may stand there as long as nobody wants it.
-type Origins = Vec<Option<Origin>>;
-
-/// A view found in the plan.
-struct Side {
-    view: Arc<FeatureView>,
-    /// For each of its keys, the part of the entity's key that it equals.
-    parts: Vec<usize>,
-    is_required: bool,
-}
-
-/// What was found in the plan so far.
-#[derive(Default)]
-struct Found {
-    sides: Vec<Side>,
-    /// The parts of the entity's key: the keys of the first view, or of the service.
-    parts: Vec<KeyColumn>,
-    /// Whether the views are those of a service.
-    is_service: bool,
-    /// Conditions on the parts, under their names.
-    filters: Vec<Expr>,
-}
 
 /// The lookup that `plan` is; `None` where it is more, less or something else. `state` is made only where it looks like one.
 pub(super) fn compile(
@@ -69,260 +42,114 @@ pub(super) fn compile(
     context: &StatementContext,
     state: impl FnOnce() -> Result<SessionState>,
 ) -> Option<CompiledLookup> {
-    let (limit, below) = row_count(&plan.analyzed)?;
+    let (range, below) = row_range(&plan.analyzed, &plan.parameters)?;
     let mut found = Found::default();
-    let origins = found.relation(below)?;
-    let columns = origins.iter().zip(plan.schema.fields()).map(|(origin, field)| {
-        let column = found.column((*origin)?)?;
-        (SqlType::of_field(field)? == column.sql_type).then_some(column)
-    });
-    let columns = columns.collect::<Option<Vec<_>>>()?;
+    let sources = found.relation(below)?;
+    if found.sides.is_empty() || names_the_present(&plan.logical) {
+        return None;
+    }
     let state = state().ok()?;
-    let filters = found.filters.iter().map(|filter| simplified(filter, &found.parts, &state)).collect::<Option<Vec<_>>>()?;
+    let candidates = candidates(&found, plan, &state)?;
+    let (columns, computed) = columns(&found, &sources, plan, &state)?;
+    let is_used = |parameter: usize| {
+        let is_key = match &candidates {
+            Candidates::Keys(keys) => keys.slots.iter().any(|slot| slot.parameter == parameter),
+            Candidates::Left(left) => left.parameters().any(|other| other == parameter),
+        };
+        let is_computed = computed.iter().flat_map(|computed| &computed.parameters).any(|(other, _)| *other == parameter);
+        is_key || is_computed || range.parameters().any(|other| other == parameter)
+    };
+    // A parameter that nothing is made of may be anything, also what is refused when it is computed with.
+    if !(0..plan.parameters.len()).all(is_used) {
+        return None;
+    }
+    let standpoint = Standpoint { registry_version: context.registry.version, time_zone: context.time_zone.as_str().into() };
+    let (views, needs_row) = (found.views(), !found.keeps_all);
+    Some(CompiledLookup { standpoint, parts: found.parts, candidates, views, needs_row, columns, computed, range })
+}
+
+/// The row counts on top of a plan, and what is below them.
+fn row_range<'a>(plan: &'a LogicalPlan, parameters: &[SqlType]) -> Option<(RowRange, &'a LogicalPlan)> {
+    let LogicalPlan::Limit(Limit { skip, fetch, input }) = plan else { return Some((RowRange::default(), plan)) };
+    let count = |count: &Option<Box<Expr>>| count.as_ref().map_or(Some(None), |count| row_count(count, parameters));
+    Some((RowRange { skip: count(skip)?, fetch: count(fetch)? }, input))
+}
+
+/// A number of rows; `Some(None)` for NULL, which is as if nothing were said.
+fn row_count(count: &Expr, parameters: &[SqlType]) -> Option<Option<RowCount>> {
+    let of_parameter = |place: usize| {
+        let sql_type = parameters.get(place)?;
+        let is_number = matches!(sql_type, SqlType::SmallInt | SqlType::Integer | SqlType::BigInt);
+        is_number.then(|| Some(RowCount::Parameter(place, sql_type.clone())))
+    };
+    match count {
+        Expr::Literal(ScalarValue::Int64(Some(rows)), _) => u64::try_from(*rows).ok().map(|rows| Some(RowCount::Literal(rows))),
+        Expr::Literal(value, _) => value.is_null().then_some(None),
+        Expr::Placeholder(placeholder) => of_parameter(placeholder.id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)?),
+        count => match (read_parameter(count), count) {
+            (Some((place, sql_type)), _) if parameters.get(place) == Some(&sql_type) => of_parameter(place),
+            (_, Expr::Cast(Cast { expr, .. })) => row_count(expr, parameters),
+            // What a cast of a bare NULL became.
+            (_, Expr::ScalarFunction(call)) if call.func.name() == "from_text" => row_count(call.args.first()?, parameters),
+            _ => None,
+        },
+    }
+}
+
+/// What the rows of the answer are made for.
+fn candidates(found: &Found, plan: &QueryPlan, state: &SessionState) -> Option<Candidates> {
+    if let Some(left) = &found.left {
+        return found
+            .filters
+            .is_empty()
+            .then(|| left.compiled(&plan.parameters, found.service_key.clone(), state))
+            .flatten()
+            .map(Candidates::Left);
+    }
+    let filters = found.filters.iter().map(|filter| simplified(filter, &found.parts, state)).collect::<Option<Vec<_>>>()?;
     let filters: Vec<&Expr> = filters.iter().collect();
     let bound = BoundKeys::with_parameters(&found.parts, &filters, &plan.parameters).ok()?;
     if !bound.is_whole() || bound.used.contains(&false) {
         return None;
     }
-    let keys = key_plan(&bound, &found.parts)?;
-    // A parameter that no key is made of may be anything, also what is refused when it is computed with.
-    let is_used = |parameter: usize| keys.slots.iter().any(|slot| slot.parameter == parameter);
-    if !(0..plan.parameters.len()).all(is_used) {
-        return None;
-    }
-    let standpoint = Standpoint { registry_version: context.registry.version, time_zone: context.time_zone.as_str().into() };
-    let parts = found.parts;
-    let views = found.sides.into_iter().map(|side| side.compiled(parts.len())).collect();
-    Some(CompiledLookup { standpoint, parts, keys, views, columns, limit })
+    key_plan(&bound, &found.parts).map(Candidates::Keys)
 }
 
-/// The row count on top of a plan, and what is below it.
-fn row_count(plan: &LogicalPlan) -> Option<(Option<u64>, &LogicalPlan)> {
-    let LogicalPlan::Limit(limit) = plan else { return Some((None, plan)) };
-    match (limit.get_skip_type().ok()?, limit.get_fetch_type().ok()?) {
-        (SkipType::Literal(0), FetchType::Literal(fetch)) => {
-            let fetch = fetch.map(u64::try_from).transpose().ok()?;
-            Some((fetch, &limit.input))
-        }
-        _ => None,
-    }
-}
-
-impl Found {
-    /// Where the columns of a node come from.
-    fn relation(&mut self, plan: &LogicalPlan) -> Option<Origins> {
-        match plan {
-            LogicalPlan::SubqueryAlias(alias) => self.relation(&alias.input),
-            LogicalPlan::TableScan(scan) => self.scan(scan),
-            LogicalPlan::Projection(projection) => {
-                let below = self.relation(&projection.input)?;
-                let schema = projection.input.schema();
-                let is_service = self.is_service && matches!(projection.input.as_ref(), LogicalPlan::TableScan(_));
-                let column = |expr| match origin(expr, schema, &below) {
-                    None if is_service => Some(None),
-                    found => found.map(Some),
-                };
-                projection.expr.iter().map(column).collect()
+/// The columns of the answer, and what is computed for them.
+fn columns(
+    found: &Found,
+    sources: &[Option<Source>],
+    plan: &QueryPlan,
+    state: &SessionState,
+) -> Option<(Vec<LookupColumn>, Option<Computed>)> {
+    let mut expressions = Expressions::new(found, &plan.parameters);
+    let mut column = |(source, field): (&Option<Source>, &FieldRef)| {
+        let sql_type = SqlType::of_field(field)?;
+        let source = match source.as_ref()? {
+            Source::Stored(origin) => {
+                let (cell, stored_type) = found.cell(*origin)?;
+                (stored_type == sql_type).then_some(ColumnSource::Cell(cell))?
             }
-            LogicalPlan::Filter(filter) => {
-                let below = self.relation(&filter.input)?;
-                let condition = self.over_keys(&filter.predicate, filter.input.schema(), &below)?;
-                self.filters.push(condition);
-                Some(below)
-            }
-            LogicalPlan::Join(join) => self.join(join),
-            _ => None,
-        }
-    }
-
-    fn scan(&mut self, scan: &TableScan) -> Option<Origins> {
-        if !scan.filters.is_empty() || scan.fetch.is_some() {
-            return None;
-        }
-        let provider = source_as_provider(&scan.source).ok()?;
-        let columns: Vec<Option<Origin>> = if let Some(service) = provider.downcast_ref::<ServiceScan>() {
-            self.service(service)?
-        } else {
-            let (view, moment) = provider.downcast_ref::<RelationProvider>()?.as_view()?;
-            let place = self.sides.len();
-            if place == 0 {
-                self.parts.clone_from(&view.keys);
-            }
-            self.side(view, moment, (0..view.keys.len()).collect(), true)?;
-            (0..view.schema().fields().len()).map(|column| Some(Origin { view: Some(place), column })).collect()
+            Source::Computed(expr) => ColumnSource::Computed(expressions.add(expr, field)?),
         };
-        match &scan.projection {
-            Some(projection) => projection.iter().map(|place| columns.get(*place).copied()).collect(),
-            None => Some(columns),
-        }
-    }
-
-    /// A view that can be asked online.
-    fn side(&mut self, view: &Arc<FeatureView>, moment: Moment, parts: Vec<usize>, is_required: bool) -> Option<()> {
-        let is_present = moment == Moment { at: At::Present, window: view.ttl, known_at: None, version: None };
-        self.sides.push(Side { view: Arc::clone(view), parts, is_required });
-        (is_present && view.online).then_some(())
-    }
-
-    /// The views of a service, of which any may lack a row.
-    fn service(&mut self, service: &ServiceScan) -> Option<Origins> {
-        if !self.sides.is_empty() {
-            return None;
-        }
-        self.is_service = true;
-        self.parts.clone_from(&service.definition().keys);
-        for (member, places) in service.members() {
-            self.side(&member.view, member.moment, places.clone(), false)?;
-        }
-        let origin = |column: &EntityColumn| match *column {
-            EntityColumn::Key(column) => Origin { view: None, column },
-            EntityColumn::Of { view, column } => Origin { view: Some(view), column },
-        };
-        Some(service.columns().iter().map(|column| Some(origin(column))).collect())
-    }
-
-    /// A view joined to those before it, each of its keys with one of theirs.
-    fn join(&mut self, join: &Join) -> Option<Origins> {
-        let is_required = match join.join_type {
-            JoinType::Inner => true,
-            JoinType::Left => false,
-            _ => return None,
-        };
-        if join.null_equality != NullEquality::NullEqualsNothing || join.null_aware {
-            return None;
-        }
-        let left = self.relation(&join.left)?;
-        let (sides, filters) = (self.sides.len(), self.filters.len());
-        let right = self.relation(&join.right)?;
-        // On the right stands one view, whole. That a service has a row is not told by a view alone.
-        if self.sides.len() != sides + 1 || self.filters.len() != filters || self.is_service {
-            return None;
-        }
-        let both: Origins = left.iter().chain(&right).copied().collect();
-        let mut equalities: Vec<(Origin, Origin)> = Vec::new();
-        for (first, second) in &join.on {
-            equalities.push((origin(first, join.left.schema(), &left)?, origin(second, join.right.schema(), &right)?));
-        }
-        for condition in join.filter.iter().flat_map(split_conjunction) {
-            let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return None };
-            equalities.push((origin(left, &join.schema, &both)?, origin(right, &join.schema, &both)?));
-        }
-        let mut equal_to: Vec<Option<usize>> = vec![None; self.sides[sides].view.keys.len()];
-        for (first, second) in equalities {
-            let (theirs, own) = match (first.view == Some(sides), second.view == Some(sides)) {
-                (false, true) => (first, second),
-                (true, false) => (second, first),
-                _ => return None,
-            };
-            let part = self.part(theirs)?;
-            let is_same_type = self.parts[part].data_type == self.sides[sides].view.keys.get(own.column)?.data_type;
-            let slot = equal_to.get_mut(own.column)?;
-            if !is_same_type || slot.is_some_and(|other| other != part) {
-                return None;
-            }
-            *slot = Some(part);
-        }
-        let side = &mut self.sides[sides];
-        side.parts = equal_to.into_iter().collect::<Option<_>>()?;
-        side.is_required = is_required;
-        Some(both)
-    }
-
-    /// The part of the entity's key that a column is in every row; `None` for other columns, and those that may be NULL.
-    fn part(&self, origin: Origin) -> Option<usize> {
-        match origin.view {
-            None => Some(origin.column),
-            Some(view) => self.sides.get(view).filter(|side| side.is_required)?.parts.get(origin.column).copied(),
-        }
-    }
-
-    /// A condition on keys, in the names of the parts. Whatever else is in it is refused.
-    fn over_keys(&self, condition: &Expr, schema: &DFSchema, below: &[Option<Origin>]) -> Option<Expr> {
-        let mut is_known = true;
-        let named = condition.clone().transform_down(|expr| {
-            Ok(match &expr {
-                Expr::Column(_) => match origin(&expr, schema, below).and_then(|origin| self.part(origin)) {
-                    Some(part) => {
-                        let name = &self.parts[part].name;
-                        Transformed::new(Expr::Column(Column::from_name(name)), true, TreeNodeRecursion::Jump)
-                    }
-                    None => {
-                        is_known = false;
-                        Transformed::new(expr, false, TreeNodeRecursion::Stop)
-                    }
-                },
-                _ if is_plain(&expr) => Transformed::no(expr),
-                _ => {
-                    is_known = false;
-                    Transformed::new(expr, false, TreeNodeRecursion::Stop)
-                }
-            })
-        });
-        named.ok().map(|named| named.data).filter(|_| is_known)
-    }
-
-    fn column(&self, origin: Origin) -> Option<LookupColumn> {
-        let Origin { view, column } = origin;
-        let (sql_type, source) = match view {
-            None => (self.parts.get(column)?.data_type.clone(), CellSource::Key { view: None, part: column }),
-            Some(view) => {
-                let side = self.sides.get(view)?;
-                let keys = side.view.keys.len();
-                match column.checked_sub(keys + 1) {
-                    Some(place) => (side.view.features.get(place)?.data_type.clone(), CellSource::Feature { view, place }),
-                    None if column == keys => (SqlType::TimestampTz, CellSource::EventTime { view }),
-                    None => {
-                        let source = CellSource::Key { view: Some(view), part: side.parts[column] };
-                        (side.view.keys[column].data_type.clone(), source)
-                    }
-                }
-            }
-        };
-        let is_nested =
-            matches!(&sql_type, SqlType::Array(element) if matches!(**element, SqlType::Array(_) | SqlType::Vector(_)));
-        (!is_nested).then_some(LookupColumn { sql_type, source })
-    }
-}
-
-impl Side {
-    fn compiled(self, parts: usize) -> LookupView {
-        let is_same = self.parts.iter().copied().eq(0..parts);
-        LookupView {
-            layout: RowLayout::new(&self.view),
-            view: self.view,
-            parts: (!is_same).then_some(self.parts),
-            is_required: self.is_required,
-        }
-    }
-}
-
-/// The column that an expression is, under whatever name.
-fn origin(expr: &Expr, schema: &DFSchema, below: &[Option<Origin>]) -> Option<Origin> {
-    match expr {
-        Expr::Alias(alias) => origin(&alias.expr, schema, below),
-        Expr::Column(column) => below.get(schema.maybe_index_of_column(column)?).copied().flatten(),
-        _ => None,
-    }
-}
-
-/// What a condition on keys is made of. Of functions, only what casts and arrays of literals became: others may answer from the
-/// session.
-fn is_plain(expr: &Expr) -> bool {
-    match expr {
-        Expr::Literal(..) | Expr::Placeholder(_) | Expr::Cast(_) | Expr::InList(_) | Expr::Not(_) => true,
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(op, Operator::Eq | Operator::And | Operator::Or),
-        Expr::ScalarFunction(call) => matches!(call.func.name(), "from_text" | "array_has" | "make_array"),
-        _ => false,
-    }
+        Some(LookupColumn { sql_type, source })
+    };
+    let columns = sources.iter().zip(plan.schema.fields()).map(&mut column).collect::<Option<Vec<_>>>()?;
+    Some((columns, expressions.compiled(state)?))
 }
 
 /// A condition with its constants computed.
 fn simplified(condition: &Expr, parts: &[KeyColumn], state: &SessionState) -> Option<Expr> {
     let fields = parts.iter().map(|key| key.data_type.field_ref(&key.name, false)).collect::<Vec<_>>();
     let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default()).ok()?;
-    let context =
-        SimplifyContext::builder().with_schema(Arc::new(schema)).with_config_options(Arc::clone(state.config_options())).build();
-    ExprSimplifier::new(context).simplify(condition.clone()).ok()
+    simplified_over(condition, &Arc::new(schema), state)
+}
+
+/// An expression over the columns of `schema` with its constants computed.
+fn simplified_over(expr: &Expr, schema: &Arc<DFSchema>, state: &SessionState) -> Option<Expr> {
+    let options = Arc::clone(state.config_options());
+    let context = SimplifyContext::builder().with_schema(Arc::clone(schema)).with_config_options(options).build();
+    ExprSimplifier::new(context).simplify(expr.clone()).ok()
 }
 
 fn key_plan(bound: &BoundKeys, parts: &[KeyColumn]) -> Option<KeyPlan> {

@@ -39,7 +39,7 @@ use super::using::{Columns, expand_stars, has_merged_star};
 use super::{PlannerConfig, QueryPlan, Rows, StatementContext, Surface};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::{OnlineLookupExec, QueryRuntime, conform};
-use crate::lookup::{CompiledLookup, SlotValues};
+use crate::lookup::{Ask, Candidates, CompiledLookup, Given, Slot, SlotValues};
 use crate::offline::BatchStream;
 use crate::parser::Query;
 use crate::parser::postgres::{display_name, refuse_unsupported, rewrite};
@@ -277,22 +277,41 @@ fn output_schema(plan: &LogicalPlan) -> SchemaRef {
     Arc::new(Schema::new(plan.schema().fields().iter().map(shown).collect::<Vec<_>>()))
 }
 
-/// A lookup that takes the short road, as text, with the parameters' values; `None` where they name so many entities that it is
-/// left to the planner.
-pub fn explain_lookup(lookup: &CompiledLookup, parameters: &[ScalarValue]) -> Result<Option<Rows>> {
-    let mut values = SlotValues::default();
-    for slot in &lookup.keys.slots {
-        let value = parameters.get(slot.parameter).ok_or_else(|| Error::internal("a lookup without one of its parameters"))?;
-        slot_values(slot, value, &mut values)?;
-    }
-    let Some(entities) = lookup.keys.entities(&values) else { return Ok(None) };
+/// A lookup that takes the short road, as text, with the parameters' values; `None` where they are such that it is left to the
+/// planner.
+pub fn explain_lookup(lookup: &Arc<CompiledLookup>, parameters: &[ScalarValue]) -> Result<Option<Rows>> {
+    let Some(ask) = Ask::of(lookup, &mut GivenAsScalars(parameters), &mut SlotValues::default())? else { return Ok(None) };
     let views: Vec<&str> = lookup.view_names().collect();
     let views = match views.as_slice() {
         [view] => format!("view={view}"),
         views => format!("views=[{}]", views.join(", ")),
     };
-    let limit = lookup.limit.map(|limit| format!(", limit={limit}")).unwrap_or_default();
-    explained(&format!("OnlineLookupExec: {views}, keys={}{limit}, road=short", entities.len())).map(Some)
+    let asked = match &lookup.candidates {
+        Candidates::Keys(_) => format!("keys={}", ask.candidates()),
+        Candidates::Left(_) => format!("rows={}, keys={}", ask.candidates(), ask.keys()),
+    };
+    let count = |name: &str, count: Option<u64>| count.map(|count| format!(", {name}={count}")).unwrap_or_default();
+    let (limit, offset) = (count("limit", ask.limit()), count("offset", ask.offset()));
+    explained(&format!("OnlineLookupExec: {views}, {asked}{limit}{offset}, road=short")).map(Some)
+}
+
+/// The values of parameters as the engine has them.
+struct GivenAsScalars<'a>(&'a [ScalarValue]);
+
+impl GivenAsScalars<'_> {
+    fn scalar(&self, parameter: usize) -> Result<&ScalarValue> {
+        self.0.get(parameter).ok_or_else(|| Error::internal("a lookup without one of its parameters"))
+    }
+}
+
+impl Given for GivenAsScalars<'_> {
+    fn add_slot(&mut self, slot: &Slot, values: &mut SlotValues) -> Result<()> {
+        slot_values(slot, self.scalar(slot.parameter)?, values)
+    }
+
+    fn value(&mut self, parameter: usize, _data_type: &SqlType) -> Result<ArrayRef> {
+        self.scalar(parameter)?.to_array().map_err(from_datafusion)
+    }
 }
 
 fn explained(text: &str) -> Result<Rows> {

@@ -149,6 +149,12 @@ fn from_plan(message: &str) -> Error {
         return Error::new(SqlState::UndefinedFunction, sentence(message))
             .hint("No function matches the given name and argument types. You might need to add explicit type casts.");
     }
+    if message.contains("LIMIT must be >= 0") {
+        return Error::new(SqlState::InvalidRowCountInLimitClause, "LIMIT must not be negative");
+    }
+    if message.contains("OFFSET must be >=0") {
+        return Error::new(SqlState::InvalidRowCountInResultOffsetClause, "OFFSET must not be negative");
+    }
     if message.contains("data length across values list") {
         return Error::new(SqlState::SyntaxError, "VALUES lists must all be the same length");
     }

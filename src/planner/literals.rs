@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::common::metadata::FieldMetadata;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -75,19 +75,50 @@ impl ExtensionOptions for StatementTime {
     }
 }
 
+/// What a word at the start of a text counts days from the statement's by; `Some(None)` for its instant, `None` for other words.
+fn days_from_now(word: &str) -> Option<Option<i64>> {
+    match word.to_ascii_lowercase().as_str() {
+        "now" => Some(None),
+        "today" => Some(Some(0)),
+        "tomorrow" => Some(Some(1)),
+        "yesterday" => Some(Some(-1)),
+        _ => None,
+    }
+}
+
+/// The letters that a text begins with, and what is behind them.
+fn first_word(text: &str) -> (&str, &str) {
+    let trimmed = text.trim_ascii_start();
+    trimmed.split_at(trimmed.bytes().take_while(u8::is_ascii_alphabetic).count())
+}
+
+/// Whether a plan has a text literal that may stand for a day or an instant counted from the statement's own, so that it means
+/// something else each time it is run.
+pub(super) fn names_the_present(plan: &LogicalPlan) -> bool {
+    let names = |expr: &Expr| match expr {
+        Expr::Literal(ScalarValue::Utf8(Some(text)), _) => days_from_now(first_word(text).0).is_some(),
+        _ => false,
+    };
+    let found = plan.exists(|node| {
+        let mut found = false;
+        node.apply_expressions(|expr| {
+            found |= expr.exists(|expr| Ok(names(expr)))?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(found)
+    });
+    found.unwrap_or(true)
+}
+
 /// A text that begins with `now`, `today`, `tomorrow` or `yesterday`, with the instant or day in the word's place as clocks of
 /// the zone show it; any other text as it is.
 fn spelled_out<'a>(text: &'a str, sql_type: &SqlType, time_zone: &str, now: Option<StatementTime>) -> Result<Cow<'a, str>> {
     const MICROS_PER_DAY: i64 = 86_400_000_000;
-    let trimmed = text.trim_ascii_start();
-    let letters = trimmed.bytes().take_while(u8::is_ascii_alphabetic).count();
-    let (word, rest) = trimmed.split_at(letters);
-    let days = match word.to_ascii_lowercase().as_str() {
-        "now" if rest.trim_ascii().is_empty() => None,
-        "today" => Some(0),
-        "tomorrow" => Some(1),
-        "yesterday" => Some(-1),
-        _ => return Ok(Cow::Borrowed(text)),
+    let (word, rest) = first_word(text);
+    let days = match days_from_now(word) {
+        Some(None) if rest.trim_ascii().is_empty() => None,
+        Some(Some(days)) => Some(days),
+        Some(None) | None => return Ok(Cow::Borrowed(text)),
     };
     let (SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz, Some(StatementTime(now))) = (sql_type, now) else {
         return Ok(Cow::Borrowed(text));

@@ -1,5 +1,6 @@
-//! From a join of a few rows with a feature view or a service on its whole key to a [`LookupJoinNode`], which asks the online store for the keys
-//! of those rows instead of reading the view whole.
+//! From a join of a few rows with a feature view or a service on its whole key to a [`LookupJoinNode`], which asks the online
+//! store for the keys of those rows instead of reading the view whole. A chain of them that names keys by the same rows becomes
+//! one operator.
 //!
 //! Few rows are those of `VALUES`, of `unnest` over constants, of lookups, of anything under a small `LIMIT`, and of such joins
 //! again. What is done with the view's rows before they are joined (filters, expressions) stays as it is: the rows that were
@@ -9,8 +10,9 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result as DfResult};
@@ -22,14 +24,19 @@ use datafusion::logical_expr::{
     UserDefinedLogicalNodeCore,
 };
 use datafusion::optimizer::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_planner::PhysicalPlanner;
 
 use super::casts::same_or_wider;
 use super::keys::BoundKeys;
+use super::physical::column_places;
 use super::provider::RelationProvider;
 use super::service_scan::ServiceScan;
-use crate::executor::{LookupJoinExec, LookupJoinKind};
+use crate::executor::{LookupJoin, LookupJoinExec, LookupJoinKind};
 use crate::lookup::LOOKUP_KEYS_MAX;
 use crate::registry::KeyColumn;
 use crate::types::SqlType;
@@ -340,5 +347,45 @@ pub(super) fn plan_lookup_join(
     });
     let (values, keys) = (values.collect::<DfResult<_>>()?, keys.collect::<DfResult<_>>()?);
     let schema = Arc::new(join.schema.as_arrow().clone());
-    Ok(Arc::new(LookupJoinExec::new(Arc::clone(left_plan), Arc::clone(right_plan), values, keys, join.kind, schema)))
+    let joined = LookupJoin { right: Arc::clone(right_plan), values, keys, kind: join.kind };
+    united(left_plan, joined, schema)
+}
+
+/// The join of `left` with one more input. Where `left` is such a join itself, under a choice of its columns or not, and the new
+/// input is asked by nothing but that join's left side, one operator does both, in one round trip.
+fn united(left: &Arc<dyn ExecutionPlan>, joined: LookupJoin, schema: SchemaRef) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let (below, places) = match left.downcast_ref::<ProjectionExec>() {
+        Some(projection) => (projection.input(), column_places(projection)),
+        None => (left, Some((0..left.schema().fields().len()).collect())),
+    };
+    let alone = |joined| Ok(Arc::new(LookupJoinExec::new(Arc::clone(left), vec![joined], Arc::clone(&schema))) as _);
+    let (Some(below), Some(places)) = (below.downcast_ref::<LookupJoinExec>(), places) else { return alone(joined) };
+    let width = below.left().schema().fields().len();
+    let is_of_left = |value: &Arc<dyn PhysicalExpr>| collect_columns(value).iter().all(|column| places[column.index()] < width);
+    if !joined.values.iter().all(is_of_left) {
+        return alone(joined);
+    }
+    let moved = |value: &Arc<dyn PhysicalExpr>| {
+        let moved = Arc::clone(value).transform_up(|expr| match expr.downcast_ref::<PhysicalColumn>() {
+            Some(column) => {
+                let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(column.name(), places[column.index()]));
+                Ok(Transformed::yes(column))
+            }
+            None => Ok(Transformed::no(expr)),
+        });
+        moved.map(|moved| moved.data)
+    };
+    let values = joined.values.iter().map(moved).collect::<DfResult<_>>()?;
+    let below_schema = below.schema();
+    let own = &schema.fields()[places.len()..];
+    let fields: Vec<FieldRef> = below_schema.fields().iter().chain(own).cloned().collect();
+    let joins = below.joins().iter().cloned().chain([LookupJoin { values, ..joined }]).collect();
+    let united: Arc<dyn ExecutionPlan> =
+        Arc::new(LookupJoinExec::new(Arc::clone(below.left()), joins, Arc::new(Schema::new(fields))));
+    let shown = places.into_iter().chain(below_schema.fields().len()..united.schema().fields().len());
+    let exprs = shown.zip(schema.fields()).map(|(place, field)| {
+        let expr: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(united.schema().field(place).name(), place));
+        ProjectionExpr { expr, alias: field.name().clone() }
+    });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), Arc::clone(&united))?))
 }

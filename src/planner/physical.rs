@@ -203,7 +203,7 @@ fn united(spine: &Arc<dyn ExecutionPlan>, side: AsOfSide) -> DfResult<Arc<dyn Ex
 }
 
 /// The places of a projection's columns below it; `None` where it computes.
-fn column_places(projection: &ProjectionExec) -> Option<Vec<usize>> {
+pub(super) fn column_places(projection: &ProjectionExec) -> Option<Vec<usize>> {
     projection.expr().iter().map(|expr| Some(expr.expr.downcast_ref::<Column>()?.index())).collect()
 }
 

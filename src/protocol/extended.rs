@@ -22,8 +22,7 @@ use super::statements::NamedStatement;
 use super::wire::Frame;
 use super::{Failure, Format};
 use crate::error::{Error, Result, SqlState};
-use crate::lookup::CompiledLookup;
-use crate::online::EntityKey;
+use crate::lookup::{Ask, CompiledLookup};
 use crate::parser::{self, Statement};
 use crate::session::{Answer, Prepared, TransactionStatus};
 use crate::types::SqlType;
@@ -37,7 +36,7 @@ struct Portal {
 /// A statement with its parameters.
 pub(super) struct Bound {
     pub(super) statement: Arc<NamedStatement>,
-    /// Their values; of a lookup, none: there are keys in their place.
+    /// Their values; of a lookup, none: there is an [`Ask`] in their place.
     parameters: Vec<ScalarValue>,
     pub(super) formats: Formats,
 }
@@ -45,8 +44,8 @@ pub(super) struct Bound {
 pub(super) enum PortalState {
     /// It has not run.
     New,
-    /// It has not run, and is a lookup of these entities. The message that bound it is kept for the planner.
-    Lookup { entities: Vec<EntityKey>, bind: Bytes },
+    /// It has not run, and is a lookup. The message that bound it is kept for the planner.
+    Lookup { ask: Ask, bind: Bytes },
     /// It is among the lookups that are not answered yet.
     Gathered,
     /// Some of its rows were sent.
@@ -140,14 +139,11 @@ impl Extended {
     /// Takes out a portal that has not run, if it is a lookup that may be gathered.
     pub(super) fn take_lookup(&mut self, name: &str, may_be: impl FnOnce(&CompiledLookup) -> bool) -> Option<Gathering> {
         let portal = self.portals.get_mut(name)?;
-        let lookup = portal.bound.statement.prepared.lookup.as_ref()?;
-        if !matches!(portal.state, PortalState::Lookup { .. }) || !may_be(lookup) {
+        if !matches!(&portal.state, PortalState::Lookup { ask, .. } if may_be(&ask.lookup)) {
             return None;
         }
         match std::mem::replace(&mut portal.state, PortalState::Gathered) {
-            PortalState::Lookup { entities, bind } => {
-                Some(Gathering { bound: Arc::clone(&portal.bound), lookup: Arc::clone(lookup), entities, bind })
-            }
+            PortalState::Lookup { ask, bind } => Some(Gathering { bound: Arc::clone(&portal.bound), ask, bind }),
             other => {
                 portal.state = other;
                 None
@@ -289,14 +285,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             return Err(limit("portals", self.limits.portals_max, "Close").into());
         }
         check_parameters(bind, &statement.prepared.parameters)?;
-        let entities = match &statement.prepared.lookup {
-            Some(lookup) if self.session.takes_short_road(lookup) => self.entities(bind, lookup),
+        let ask = match &statement.prepared.lookup {
+            Some(lookup) if self.session.takes_short_road(lookup) => self.ask(bind, lookup),
             _ => None,
         };
-        let (parameters, state) = match entities {
-            Some(entities) => {
+        let (parameters, state) = match ask {
+            Some(ask) => {
                 let bind = if body.len() > BIND_BYTES_COPIED_MAX { body.clone() } else { Bytes::copy_from_slice(body) };
-                (Vec::new(), PortalState::Lookup { entities, bind })
+                (Vec::new(), PortalState::Lookup { ask, bind })
             }
             None => (self.parameters(bind, &statement.prepared.parameters)?, PortalState::New),
         };

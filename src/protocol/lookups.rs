@@ -7,23 +7,27 @@
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::backend::{Backend, with_length};
 use super::connection::{Connection, WRITE_BYTES, guard};
-use super::encode::{TextStyle, write_packed};
+use super::decode;
+use super::encode::{Cells, TextStyle, write_packed};
 use super::extended::{Bound, PortalState};
 use super::frontend::Bind;
 use super::key_values::add_slot;
 use super::rows::Formats;
 use super::statements::NamedStatement;
 use super::{Failure, Format};
-use crate::error::Result;
-use crate::lookup::{Ask, CompiledLookup, Found, LOOKUP_KEYS_MAX, LiveRow, SlotValues};
-use crate::online::{EntityKey, PackedRow};
+use crate::error::{Error, Result};
+use crate::lookup::{Ask, ColumnSource, CompiledLookup, Found, Given, LOOKUP_KEYS_MAX, NothingGiven, Slot, SlotValues};
+use crate::online::PackedRow;
 use crate::session::{Prepared, TransactionStatus};
 use crate::time::EventTime;
+use crate::types::SqlType;
+use crate::types::text::Zone;
 
 /// How many lookups are gathered before they are settled.
 const GATHERED_MAX: usize = 1024;
@@ -121,17 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         renewed
     }
 
-    /// The entities that a `Bind` asks for; `None` where the planner is to see its values.
-    pub(super) fn entities(&mut self, bind: &Bind<'_>, lookup: &CompiledLookup) -> Option<Vec<EntityKey>> {
+    /// What a `Bind` asks for; `None` where the planner is to see its values.
+    pub(super) fn ask(&mut self, bind: &Bind<'_>, lookup: &Arc<CompiledLookup>) -> Option<Ask> {
         let zone = self.style().ok()?.zone;
-        let values = &mut self.gathered.values;
-        values.clear();
-        for slot in &lookup.keys.slots {
-            let format = bind.parameter_format(slot.parameter).ok()?;
-            // A value that is none is an error, which the planner's way of reading it tells.
-            add_slot(slot, bind.parameters.get(slot.parameter).copied()?, format, zone, values).ok()?;
-        }
-        lookup.keys.entities(values)
+        // A value that is none is an error, which the planner's way of reading it tells.
+        Ask::of(lookup, &mut GivenByBind { bind, zone }, &mut self.gathered.values).ok()?
     }
 
     /// Puts a portal that is a lookup beside the others of its pipeline; gives whether it is one, and may be.
@@ -141,10 +139,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
         let session = &self.session;
         let may_be = |lookup: &CompiledLookup| session.takes_short_road(lookup);
-        let Some(Gathering { bound, lookup, entities, bind }) = self.extended.take_lookup(portal, may_be) else {
+        let Some(Gathering { bound, ask, bind }) = self.extended.take_lookup(portal, may_be) else {
             return Ok(false);
         };
-        let ask = Ask { lookup, entities };
         self.gathered.keys += ask.keys();
         self.gathered.asks.push(ask);
         let at = self.wire.outbox.len();
@@ -162,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let found = guard(&self.registration.switch, deadline, self.session.look_up(&self.gathered.asks)).await;
         let mut gathered = std::mem::take(&mut self.gathered);
         let settled = match found {
-            Ok((rows, now)) => self.answer(&mut gathered, &rows, now),
+            Ok((rows, now)) => self.answer(&mut gathered, &rows, now).await,
             Err(Failure::Statement(error)) if self.session.retries_on_planned_road(&error) => {
                 Box::pin(self.plan_gathered(&mut gathered)).await
             }
@@ -185,9 +182,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     /// Writes the answers, each at its place.
-    fn answer(&mut self, gathered: &mut Gathered, rows: &[Option<PackedRow>], now: EventTime) -> Result<(), Failure> {
+    async fn answer(&mut self, gathered: &mut Gathered, rows: &[Option<PackedRow>], now: EventTime) -> Result<(), Failure> {
         let style = self.style()?;
-        let (mut hits, mut first_row, mut moved) = (0, 0, 0);
+        let (mut answered, mut hits, mut first_row, mut moved) = (0, 0, 0, 0);
         self.set_aside(gathered);
         let start = gathered.orders.first().map_or(0, |order| order.at);
         for place in 0..gathered.orders.len() {
@@ -195,11 +192,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             self.bring_back(gathered, &mut moved, order.at - start);
             let found = Found::new(ask, &rows[first_row..first_row + ask.keys()], now);
             first_row += ask.keys();
+            let computed = match computed_cells(&found) {
+                Ok(computed) => computed,
+                Err(error) => {
+                    tracing::debug!(error = %error, "computing on the planned road");
+                    Box::pin(self.plan_order(gathered, place)).await?;
+                    continue;
+                }
+            };
             let began = self.wire.outbox.len();
-            match write_answer(&order.bound.formats, &found, &ask.lookup, order.rows_max, style, &mut self.wire.outbox) {
-                Ok(answered) => {
-                    hits += answered.hits;
-                    self.extended.set_state(&order.portal, &order.bound, answered.state);
+            let wanted = Wanted { formats: &order.bound.formats, rows_max: order.rows_max };
+            match write_answer(&wanted, &found, &computed, style, &mut self.wire.outbox) {
+                Ok(written) => {
+                    answered += 1;
+                    hits += written.hits;
+                    self.extended.set_state(&order.portal, &order.bound, written.state);
                 }
                 Err(error) => {
                     self.wire.outbox.truncate(began);
@@ -209,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             }
         }
         self.bring_back(gathered, &mut moved, gathered.after.len());
-        self.session.count_lookups(gathered.orders.len() as u64, hits);
+        self.session.count_lookups(answered, hits);
         Ok(())
     }
 
@@ -219,22 +226,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let start = gathered.orders.first().map_or(0, |order| order.at);
         let mut moved = 0;
         for place in 0..gathered.orders.len() {
-            let order = &gathered.orders[place];
-            self.bring_back(gathered, &mut moved, order.at - start);
-            let deadline = self.start_statement();
-            let planned = match self.bound_for_planner(&order.bound, &order.bind) {
-                Ok(bound) => self.run_portal(&bound, order.rows_max, deadline).await,
-                Err(error) => Err(error.into()),
-            };
-            match planned {
-                Ok(state) => self.extended.set_state(&order.portal, &order.bound, state),
-                Err(failure) => {
-                    self.forget_from(gathered, place);
-                    return Err(failure);
-                }
-            }
+            self.bring_back(gathered, &mut moved, gathered.orders[place].at - start);
+            self.plan_order(gathered, place).await?;
         }
         self.bring_back(gathered, &mut moved, gathered.after.len());
+        Ok(())
+    }
+
+    /// Answers one of the lookups as the planner does; where that fails, it is as if nothing after it had been listened to.
+    async fn plan_order(&mut self, gathered: &Gathered, place: usize) -> Result<(), Failure> {
+        let order = &gathered.orders[place];
+        let deadline = self.start_statement();
+        let planned = match self.bound_for_planner(&order.bound, &order.bind) {
+            Ok(bound) => self.run_portal(&bound, order.rows_max, deadline).await,
+            Err(error) => Err(error.into()),
+        };
+        match planned {
+            Ok(state) => self.extended.set_state(&order.portal, &order.bound, state),
+            Err(failure) => {
+                self.forget_from(gathered, place);
+                return Err(failure);
+            }
+        }
         Ok(())
     }
 
@@ -274,11 +287,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// Answers a lookup without parameters, its columns first; gives whether it could.
     pub(super) async fn look_up_described(&mut self, prepared: &Prepared) -> Result<bool, Failure> {
         let (Some(lookup), Some(schema)) = (&prepared.lookup, &prepared.columns) else { return Ok(false) };
-        if !lookup.keys.slots.is_empty() || !self.session.takes_short_road(lookup) {
+        if !lookup.is_without_parameters() || !self.session.takes_short_road(lookup) {
             return Ok(false);
         }
-        let Some(entities) = lookup.keys.entities(&SlotValues::default()) else { return Ok(false) };
-        let asks = [Ask { lookup: Arc::clone(lookup), entities }];
+        let Some(ask) = Ask::of(lookup, &mut NothingGiven, &mut self.gathered.values)? else { return Ok(false) };
+        let asks = [ask];
         let deadline = self.start_statement();
         let found = guard(&self.registration.switch, deadline, self.session.look_up(&asks)).await;
         let (rows, now) = match found {
@@ -287,11 +300,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         };
         let style = self.style()?;
         let [ask] = &asks;
+        let found = Found::new(ask, &rows, now);
+        let Ok(computed) = computed_cells(&found) else { return Ok(false) };
         let columns = super::rows::columns_of(schema)?;
         self.wire.outbox.row_description(&columns, |_| Format::Text)?;
-        let found = Found::new(ask, &rows, now);
-        let formats = Formats::All(Format::Text);
-        let answered = write_answer(&formats, &found, lookup, u64::MAX, style, &mut self.wire.outbox)?;
+        let wanted = Wanted { formats: &Formats::All(Format::Text), rows_max: u64::MAX };
+        let answered = write_answer(&wanted, &found, &computed, style, &mut self.wire.outbox)?;
         self.session.count_lookups(1, answered.hits);
         if self.wire.outbox.len() >= WRITE_BYTES {
             self.flush_guarded(deadline).await?;
@@ -300,13 +314,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 }
 
+/// The values of parameters as a `Bind` has them.
+struct GivenByBind<'a, 'b> {
+    bind: &'a Bind<'b>,
+    zone: Zone,
+}
+
+impl Given for GivenByBind<'_, '_> {
+    fn add_slot(&mut self, slot: &Slot, values: &mut SlotValues) -> Result<()> {
+        let format = self.bind.parameter_format(slot.parameter)?;
+        add_slot(slot, self.bytes(slot.parameter)?, format, self.zone, values)
+    }
+
+    fn value(&mut self, parameter: usize, data_type: &SqlType) -> Result<ArrayRef> {
+        let format = self.bind.parameter_format(parameter)?;
+        let value = decode::parameter(self.bytes(parameter)?, format, data_type, parameter + 1, self.zone)?;
+        value.to_array().map_err(|source| Error::internal("a parameter that is no value").caused_by(source))
+    }
+}
+
+impl GivenByBind<'_, '_> {
+    fn bytes(&self, parameter: usize) -> Result<Option<&[u8]>> {
+        let value = self.bind.parameters.get(parameter).copied();
+        value.ok_or_else(|| Error::internal(format!("a lookup without its parameter ${}", parameter + 1)))
+    }
+}
+
 /// A portal that is a lookup, as it is taken from among the others.
 pub(super) struct Gathering {
     pub(super) bound: Arc<Bound>,
-    pub(super) lookup: Arc<CompiledLookup>,
-    pub(super) entities: Vec<EntityKey>,
+    pub(super) ask: Ask,
     /// The message that bound it.
     pub(super) bind: Bytes,
+}
+
+/// How the rows of an answer are wanted.
+struct Wanted<'a> {
+    formats: &'a Formats,
+    rows_max: u64,
 }
 
 /// What an answer came to.
@@ -315,45 +360,55 @@ struct Answered {
     hits: u64,
 }
 
+/// What is computed for an answer, a column for each expression.
+fn computed_cells(found: &Found<'_>) -> Result<Vec<Cells>> {
+    let computed = found.compute()?;
+    // The expressions stand in the order of the columns that they are.
+    let types = found.lookup().columns.iter().filter(|column| matches!(column.source, ColumnSource::Computed(_)));
+    computed.iter().zip(types).map(|(values, column)| Cells::new(values, &column.sql_type)).collect()
+}
+
 /// Writes at most so many rows, and the tag or the word that there may be more.
 fn write_answer(
-    formats: &Formats,
+    wanted: &Wanted<'_>,
     found: &Found<'_>,
-    lookup: &CompiledLookup,
-    rows_max: u64,
+    computed: &[Cells],
     style: TextStyle,
     out: &mut BytesMut,
 ) -> Result<Answered> {
-    let columns = i16::try_from(lookup.columns.len()).map_err(|_| crate::error::Error::internal("a row of too many fields"))?;
-    let (mut rows, mut hits) = (0, 0);
+    let Wanted { formats, rows_max } = *wanted;
+    let lookup = found.lookup();
+    let columns = i16::try_from(lookup.columns.len()).map_err(|_| Error::internal("a row of too many fields"))?;
+    let (mut number, mut rows, mut hits) = (0_usize, 0_u64, 0);
     let mut end_of_sent = None;
-    let mut row = LiveRow::default();
-    for entity in 0..found.entities() {
-        if lookup.limit == Some(rows) {
-            break;
-        }
-        if !found.read(entity, &mut row) {
-            continue;
-        }
+    let mut answer = found.answer();
+    while let Some(row) = answer.advance() {
         if rows == rows_max {
             end_of_sent = Some(out.len());
         }
-        rows += 1;
         hits += row.hits();
         out.put_u8(b'D');
         with_length(out, 4, |out| {
             out.put_i16(columns);
             for (place, column) in lookup.columns.iter().enumerate() {
-                match found.cell(&row, column.source)? {
-                    None => out.put_i32(-1),
-                    Some(value) => {
-                        with_length(out, 0, |out| write_packed(&column.sql_type, value, formats.of(place), style, out))?;
+                match column.source {
+                    ColumnSource::Cell(source) => match found.cell(row, source)? {
+                        None => out.put_i32(-1),
+                        Some(value) => {
+                            with_length(out, 0, |out| write_packed(&column.sql_type, value, formats.of(place), style, out))?;
+                        }
+                    },
+                    ColumnSource::Computed(expression) => {
+                        computed[expression].write_field(number, formats.of(place), style, out)?;
                     }
                 }
             }
             Ok(())
         })?;
+        number += 1;
+        rows += 1;
     }
+    let hits = found.shared_hits().unwrap_or(hits);
     if rows < rows_max {
         out.select_complete(rows);
         return Ok(Answered { state: PortalState::Exhausted, hits });

@@ -76,17 +76,7 @@ impl TypedBatch {
         let count = i16::try_from(self.cells.len()).map_err(|_| Error::internal("a row with more fields than a row can have"))?;
         out.put_i16(count);
         for (column, cells) in self.cells.iter().enumerate() {
-            if cells.is_null(row) {
-                out.put_i32(-1);
-                continue;
-            }
-            with_length(out, 0, |out| match formats.of(column) {
-                Format::Text => {
-                    cells.write_text(row, style, out);
-                    Ok(())
-                }
-                Format::Binary => cells.write_binary(row, out),
-            })?;
+            cells.write_field(row, formats.of(column), style, out)?;
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Session {
         // What is analyzed is run, and only the planner's operators count what they do.
         if !analyze
             && let Some(lookup) = planner.compile(&context, &surface, &plan).filter(|lookup| self.takes_short_road(lookup))
-            && let Some(Rows { schema, stream }) = explain_lookup(&lookup, parameters)?
+            && let Some(Rows { schema, stream }) = explain_lookup(&Arc::new(lookup), parameters)?
         {
             return Ok(Answer::Rows { schema, stream, verb: "EXPLAIN", counted: false });
         }

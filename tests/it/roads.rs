@@ -1,6 +1,10 @@
 //! The short road against the planner's: random lookups are sent, byte for byte the same, over two connections of which one has
 //! the short road closed, and every message that comes back must be the same.
 
+mod calls;
+mod computed;
+mod left;
+
 use crate::harness::{self, Gateway, Online, Setup};
 use crate::oracle::Chance;
 use crate::wire::{Message, Raw};
@@ -57,6 +61,10 @@ CREATE FEATURE VIEW moments (x BIGINT) ENTITY moments;
 CREATE FEATURE VIEW smalls (x BIGINT) ENTITY small;
 CREATE FEATURE SERVICE basket AS SELECT i.event_time, p.event_time AS since, i.te, p.currency, i.nu, p.price, i.ai FROM items i, prices p;
 CREATE FEATURE SERVICE visits AS SELECT s.event_time, i.te AS word, p.note, s.times, i.bi, p.x FROM seen s, items i, pairs p;
+CREATE FEATURE SERVICE scored AS SELECT i.dp / p.price AS ratio, coalesce(p.price, -1) AS price, i.nu,
+    CASE WHEN i.bo THEN upper(i.te) ELSE p.currency END AS label, i.k + 1 AS following, p.price > 2 AS is_dear FROM items i, prices p;
+CREATE FEATURE SERVICE fit AS SELECT p.x * 2 - s.times AS score, coalesce(i.te, p.note, '?') AS word, i.bi, s.event_time IS NULL AS is_new
+    FROM pairs p, items i, seen s;
 CREATE VIEW named AS SELECT k AS number, te AS word, event_time AS since FROM items;
 INSERT INTO items VALUES
     (1, '2025-12-31 12:00Z', true, -3, 7, 9223372036854775807, 1.5, -0.1, 1234.5, 'a "quoted", text\', '\x00ff', '1999-12-31',
@@ -209,8 +217,19 @@ fn visits() -> View {
     View { name: "visits", keys, other: None, columns }
 }
 
+/// A service that computes, of one entity.
+fn scored() -> View {
+    let columns = &["k", "ratio", "price", "nu", "label", "following", "is_dear"];
+    View { name: "scored", other: None, columns, ..items() }
+}
+
+/// A service that computes, whose views have different entities.
+fn fit() -> View {
+    View { name: "fit", columns: &["a", "b", "k", "score", "word", "bi", "is_new"], ..visits() }
+}
+
 fn views() -> Vec<View> {
-    vec![items(), pairs(), kinds(), moments(), smalls(), basket(), visits()]
+    vec![items(), pairs(), kinds(), moments(), smalls(), basket(), visits(), scored(), fit()]
 }
 
 /// A statement with its parameters, as messages.
@@ -335,6 +354,32 @@ impl Maker<'_> {
         self.asked.types.push(oid);
         self.asked.formats.push(format);
         self.asked.values.push(bytes);
+        format!("${}", self.asked.types.len())
+    }
+
+    /// A number of rows, written out or as a parameter.
+    fn count(&mut self, counts: &[&str]) -> String {
+        let count = *self.one_of(counts);
+        if count == "ALL" || self.chance.one_in(2) {
+            // What no row is wanted of is not asked for, and what cannot be is not prepared.
+            self.asked.is_lookup &= !matches!(count, "0" | "-1");
+            return count.into();
+        }
+        self.asked.is_lookup &= count != "-1";
+        let number = count.parse::<i64>().ok();
+        // As drivers send it whose programs have a small number.
+        match self.chance.below(3) {
+            0 => self.typed(20, number.map(|number| number.to_be_bytes().to_vec())),
+            1 => self.typed(23, number.map(|number| number.to_be_bytes()[4..].to_vec())),
+            _ => self.parameter(0, number.map(|number| wrong(&number.to_string()))),
+        }
+    }
+
+    /// `$n` of this type, in binary.
+    fn typed(&mut self, oid: u32, value: Option<Vec<u8>>) -> String {
+        self.asked.types.push(oid);
+        self.asked.formats.push(1);
+        self.asked.values.push(value);
         format!("${}", self.asked.types.len())
     }
 
@@ -470,9 +515,13 @@ impl Maker<'_> {
         // Which rows of a join a limit lets through is nobody's promise either.
         let is_join = self.asked.sql.contains(" JOIN ");
         if self.chance.one_in(6) {
-            let limit = self.one_of(if is_join { &["0", "100", "ALL"] } else { &["0", "1", "2", "100", "ALL"] });
-            self.asked.is_lookup &= *limit != "0";
+            let limits: &[&str] = if is_join { &["0", "100", "ALL"] } else { &["0", "1", "2", "100", "ALL", "NULL", "-1"] };
+            let limit = self.count(limits);
             self.asked.sql.push_str(&format!(" LIMIT {limit}"));
+        }
+        if !is_join && self.chance.one_in(8) {
+            let offset = self.count(&["0", "1", "2", "100", "NULL", "-1"]);
+            self.asked.sql.push_str(&format!(" OFFSET {offset}"));
         }
         let binary_or_text = |maker: &mut Self| i16::from(maker.chance.one_in(2));
         self.asked.result_formats = match self.chance.below(4) {
@@ -695,6 +744,7 @@ impl Story {
         harness::run(&self.other, "CREATE VIEW named AS SELECT k AS number, dp AS word, event_time AS since FROM items").await;
         self.execute_all();
         harness::run(&self.other, "DROP FEATURE SERVICE visits").await;
+        harness::run(&self.other, "DROP FEATURE SERVICE fit").await;
         self.execute_all();
         harness::run(&self.other, "DROP FEATURE VIEW pairs").await;
         self.execute_all();
@@ -789,6 +839,18 @@ const JOINS: &[(&str, bool)] = &[
         "SELECT v.k, i.dp, c.price FROM (VALUES (1), (2), (7)) AS v (k) LEFT JOIN items i ON i.k = v.k LEFT JOIN prices c ON c.k = v.k",
         true,
     ),
+    (
+        "SELECT c.price, v.*, i.k FROM (VALUES (1), (2), (7), (NULL), (9)) AS v (k) LEFT JOIN items i ON i.k = v.k JOIN prices c ON c.k = v.k",
+        true,
+    ),
+    (
+        "SELECT v.b, b.te, s.times, p.note FROM (VALUES (1, 'x', 1), (3, 'x', 2), (1, 'y', 7)) AS v (a, b, k) JOIN seen s ON s.a = v.a AND s.b = v.b LEFT JOIN basket b ON b.k = v.k LEFT JOIN (SELECT * FROM pairs WHERE x > 9) p ON p.a = v.a AND p.b = v.b",
+        true,
+    ),
+    (
+        "SELECT v.k, i.i, c.price FROM (VALUES (1), (2)) AS v (k) LEFT JOIN items i ON i.k = v.k LEFT JOIN prices c ON c.k = i.i",
+        true,
+    ),
     ("SELECT v.k, i.dp, c.price FROM (VALUES (1), (2), (7)) AS v (k) LEFT JOIN items i USING (k) JOIN prices c USING (k)", true),
     ("SELECT l.id, p.x FROM (SELECT * FROM labels ORDER BY id LIMIT 3) l LEFT JOIN pairs p ON p.a = l.a AND p.b = 'x'", false),
     ("SELECT l.id, i.te FROM (SELECT * FROM labels ORDER BY id LIMIT 3) l LEFT JOIN items i ON i.k = l.a", true),
@@ -832,7 +894,7 @@ async fn joins_by_lookup_say_the_same_as_scans() {
     let client = gateway.connect().await;
     harness::run(&client, "CREATE TABLE labels (id BIGINT, a BIGINT)").await;
     harness::run(&client, "INSERT INTO labels VALUES (1, 1), (2, 5), (3, NULL), (4, 2)").await;
-    let [mut by_lookup, mut by_scan] = roads(&gateway);
+    let [mut by_scan, mut by_lookup] = roads(&gateway);
     by_scan.query(b"SET tidegate.route = offline");
     let mut faults = Vec::new();
     for (sql, is_lookup) in JOINS {

@@ -18,16 +18,16 @@ use crate::error::{Error, Result};
 use crate::types::SqlType;
 
 /// Builds a column from packed values.
-pub(super) trait Reader {
-    /// Adds a value; `None` is NULL.
+pub trait ColumnReader {
+    /// Adds a value; `None` is NULL. `XX001` where the bytes are none of the type.
     fn append(&mut self, value: Option<&[u8]>) -> Result<()>;
 
     /// The column.
     fn finish(&mut self) -> Result<ArrayRef>;
 }
 
-/// A reader of `rows` values of `data_type`.
-pub(super) fn reader(data_type: &SqlType, rows: usize) -> Result<Box<dyn Reader>> {
+/// A reader of `rows` values of `data_type`, in that type's Arrow form.
+pub fn column_reader(data_type: &SqlType, rows: usize) -> Result<Box<dyn ColumnReader>> {
     Ok(match data_type {
         SqlType::Boolean => Box::new(BooleanBuilder::with_capacity(rows)),
         SqlType::SmallInt => fixed::<Int16Type, 2>(data_type, rows, i16::from_le_bytes),
@@ -74,12 +74,12 @@ fn fixed<T: ArrowPrimitiveType, const N: usize>(
     data_type: &SqlType,
     rows: usize,
     from_bytes: fn([u8; N]) -> T::Native,
-) -> Box<dyn Reader> {
+) -> Box<dyn ColumnReader> {
     let builder = PrimitiveBuilder::<T>::with_capacity(rows).with_data_type(data_type.arrow());
     Box::new(FixedReader { builder, from_bytes })
 }
 
-impl<T: ArrowPrimitiveType, const N: usize> Reader for FixedReader<T, N> {
+impl<T: ArrowPrimitiveType, const N: usize> ColumnReader for FixedReader<T, N> {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         match value {
             Some(bytes) => self.builder.append_value((self.from_bytes)(bytes.try_into().map_err(|_other_width| corrupt())?)),
@@ -93,7 +93,7 @@ impl<T: ArrowPrimitiveType, const N: usize> Reader for FixedReader<T, N> {
     }
 }
 
-impl Reader for BooleanBuilder {
+impl ColumnReader for BooleanBuilder {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         self.append_option(value.map(|bytes| bytes.first().is_some_and(|byte| *byte != 0)));
         Ok(())
@@ -104,7 +104,7 @@ impl Reader for BooleanBuilder {
     }
 }
 
-impl Reader for StringBuilder {
+impl ColumnReader for StringBuilder {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         let text = value.map(std::str::from_utf8).transpose().map_err(|source| corrupt().caused_by(source))?;
         self.append_option(text);
@@ -116,7 +116,7 @@ impl Reader for StringBuilder {
     }
 }
 
-impl Reader for BinaryBuilder {
+impl ColumnReader for BinaryBuilder {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         self.append_option(value);
         Ok(())
@@ -129,7 +129,7 @@ impl Reader for BinaryBuilder {
 
 struct UuidReader(StringBuilder);
 
-impl Reader for UuidReader {
+impl ColumnReader for UuidReader {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         match value {
             Some(bytes) => {
@@ -152,7 +152,7 @@ struct VectorReader {
     nulls: NullBufferBuilder,
 }
 
-impl Reader for VectorReader {
+impl ColumnReader for VectorReader {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         let length = usize::try_from(self.length).unwrap_or(0);
         match value {
@@ -184,16 +184,16 @@ impl Reader for VectorReader {
 struct ListReader {
     item: FieldRef,
     width: Option<usize>,
-    elements: Box<dyn Reader>,
+    elements: Box<dyn ColumnReader>,
     offsets: Vec<i32>,
     nulls: NullBufferBuilder,
 }
 
-fn list(data_type: &SqlType, element: &SqlType, rows: usize) -> Result<Box<dyn Reader>> {
+fn list(data_type: &SqlType, element: &SqlType, rows: usize) -> Result<Box<dyn ColumnReader>> {
     let DataType::List(item) = data_type.arrow() else {
         return Err(Error::internal(format!("{data_type} is no array")));
     };
-    let elements = reader(element, rows)?;
+    let elements = column_reader(element, rows)?;
     let nulls = NullBufferBuilder::new(rows);
     Ok(Box::new(ListReader { item, width: fixed_width(element), elements, offsets: vec![0], nulls }))
 }
@@ -221,7 +221,7 @@ impl ListReader {
     }
 }
 
-impl Reader for ListReader {
+impl ColumnReader for ListReader {
     fn append(&mut self, value: Option<&[u8]>) -> Result<()> {
         let count = match value {
             Some(bytes) => {

@@ -18,7 +18,10 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, TimeUnit};
+use bytes::{BufMut, BytesMut};
 
+use super::Format;
+use super::backend::with_length;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
@@ -102,6 +105,21 @@ impl Cells {
 
     pub(super) fn is_null(&self, row: usize) -> bool {
         matches!(self.values, Values::Null) || self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
+    }
+
+    /// Adds a cell with its length before it, as rows have it.
+    pub(super) fn write_field(&self, row: usize, format: Format, style: TextStyle, out: &mut BytesMut) -> Result<()> {
+        if self.is_null(row) {
+            out.put_i32(-1);
+            return Ok(());
+        }
+        with_length(out, 0, |out| match format {
+            Format::Text => {
+                self.write_text(row, style, out);
+                Ok(())
+            }
+            Format::Binary => self.write_binary(row, out),
+        })
     }
 
     /// The elements of a list cell: where they lie, and the cells they lie in.
