@@ -6,8 +6,8 @@
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, FieldRef, Float32Type, Float64Type, IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType,
-    TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, FieldRef, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -25,8 +25,8 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 use crate::types::text::{
-    TextParser, Zone, write_bytea, write_date, write_float4, write_float8, write_interval, write_time, write_timestamp,
-    write_timestamptz,
+    TextParser, Zone, write_bytea, write_date, write_decimal, write_element, write_float4, write_float8, write_integer,
+    write_interval, write_time, write_timestamp, write_timestamptz,
 };
 
 /// Gives a text literal that is compared with an instant the instant's type, before DataFusion chooses one.
@@ -237,8 +237,11 @@ fn is_read(from: &SqlType, to: &SqlType) -> bool {
 
 /// Whether a cast writes as text what Arrow writes differently.
 fn is_shown(from: &SqlType, to: &SqlType) -> bool {
-    use SqlType::{Bytea, Char, Date, DoublePrecision, Interval, Json, Name, Real, Text, Time, Timestamp, TimestampTz, Uuid};
-    let written_otherwise = matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea);
+    use SqlType::{
+        Array, Bytea, Char, Date, DoublePrecision, Interval, Json, Name, Real, Text, Time, Timestamp, TimestampTz, Uuid, Vector,
+    };
+    let written_otherwise =
+        matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea | Array(_) | Vector(_));
     // These are text already; a plain cast would keep what tells their type.
     matches!(to, Text) && (written_otherwise || matches!(from, Uuid | Json | Name | Char))
 }
@@ -290,25 +293,53 @@ impl TextCast {
                 continue;
             }
             let mut text = String::new();
-            match values.data_type() {
-                DataType::Float32 => write_float4(&mut text, values.as_primitive::<Float32Type>().value(row)),
-                DataType::Float64 => write_float8(&mut text, values.as_primitive::<Float64Type>().value(row)),
-                DataType::Date32 => write_date(&mut text, values.as_primitive::<Date32Type>().value(row)),
-                DataType::Time64(_) => write_time(&mut text, values.as_primitive::<Time64MicrosecondType>().value(row)),
-                DataType::Timestamp(_, None) => {
-                    write_timestamp(&mut text, values.as_primitive::<TimestampMicrosecondType>().value(row));
-                }
-                DataType::Timestamp(_, Some(_)) => {
-                    write_timestamptz(&mut text, values.as_primitive::<TimestampMicrosecondType>().value(row), zone);
-                }
-                DataType::Interval(_) => write_interval(&mut text, values.as_primitive::<IntervalMonthDayNanoType>().value(row)),
-                _ => write_bytea(&mut text, values.as_binary::<i32>().value(row)),
-            }
+            write_value(&mut text, &values, row, zone);
             texts.append_value(text);
         }
         let texts: ArrayRef = std::sync::Arc::new(texts.finish());
         cast(&texts, self.target.data_type()).map_err(arrow)
     }
+}
+
+/// Writes a value as its type's output function does.
+fn write_value(text: &mut String, values: &ArrayRef, row: usize, zone: Zone) {
+    match values.data_type() {
+        DataType::Boolean => text.push_str(if values.as_boolean().value(row) { "t" } else { "f" }),
+        DataType::Int16 => write_integer(text, values.as_primitive::<Int16Type>().value(row).into()),
+        DataType::Int32 => write_integer(text, values.as_primitive::<Int32Type>().value(row).into()),
+        DataType::Int64 => write_integer(text, values.as_primitive::<Int64Type>().value(row)),
+        DataType::Float32 => write_float4(text, values.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => write_float8(text, values.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal128(_, scale) => write_decimal(text, &values.as_primitive::<Decimal128Type>().value(row), *scale),
+        DataType::Utf8 => text.push_str(values.as_string::<i32>().value(row)),
+        DataType::Date32 => write_date(text, values.as_primitive::<Date32Type>().value(row)),
+        DataType::Time64(_) => write_time(text, values.as_primitive::<Time64MicrosecondType>().value(row)),
+        DataType::Timestamp(_, None) => write_timestamp(text, values.as_primitive::<TimestampMicrosecondType>().value(row)),
+        DataType::Timestamp(_, Some(_)) => {
+            write_timestamptz(text, values.as_primitive::<TimestampMicrosecondType>().value(row), zone);
+        }
+        DataType::Interval(_) => write_interval(text, values.as_primitive::<IntervalMonthDayNanoType>().value(row)),
+        DataType::List(_) => write_elements(text, &values.as_list::<i32>().value(row), zone),
+        DataType::FixedSizeList(_, _) => write_elements(text, &values.as_fixed_size_list().value(row), zone),
+        _ => write_bytea(text, values.as_binary::<i32>().value(row)),
+    }
+}
+
+fn write_elements(text: &mut String, elements: &ArrayRef, zone: Zone) {
+    text.push('{');
+    for row in 0..elements.len() {
+        if row > 0 {
+            text.push(',');
+        }
+        if elements.is_null(row) {
+            text.push_str("NULL");
+            continue;
+        }
+        let mut element = String::new();
+        write_value(&mut element, elements, row, zone);
+        write_element(text, &element);
+    }
+    text.push('}');
 }
 
 /// The Arrow type that [`TextCast::show`] writes values of a type from.

@@ -125,7 +125,17 @@ fn named(name: &ObjectName, modifiers: &[String]) -> Result<SqlType> {
         return serde_json::from_str(text).map_err(|source| Error::internal("an unreadable type").caused_by(source));
     }
     let folded = if quote_style.is_some() { value.clone() } else { value.to_ascii_lowercase() };
-    Ok(match folded.as_str() {
+    // PostgreSQL's own names of array types, which asyncpg writes.
+    match folded.strip_prefix('_') {
+        Some(element) => builtin(element).map(|element| SqlType::Array(Box::new(element))),
+        None => builtin(&folded),
+    }
+    .ok_or_else(|| undefined(&folded))
+}
+
+/// A type by its name in `pg_type`.
+fn builtin(name: &str) -> Option<SqlType> {
+    Some(match name {
         "bool" => SqlType::Boolean,
         "int2" => SqlType::SmallInt,
         "int4" => SqlType::Integer,
@@ -147,7 +157,7 @@ fn named(name: &ObjectName, modifiers: &[String]) -> Result<SqlType> {
         "oid" | "xid" | "regclass" | "regtype" | "regproc" | "regprocedure" | "regnamespace" | "regrole" | "regoper" => {
             SqlType::Oid
         }
-        _ => return Err(undefined(&folded)),
+        _ => return None,
     })
 }
 
@@ -215,10 +225,23 @@ mod tests {
         }
     }
 
+    fn custom(name: &str) -> Written {
+        let parts = ["pg_catalog", name].map(|part| ObjectNamePart::Identifier(Ident::new(part)));
+        Written::Custom(ObjectName(parts.into()), Vec::new())
+    }
+
     #[test]
     fn an_unknown_type_is_named() {
-        let name = ObjectName(vec![ObjectNamePart::Identifier(Ident::new("Money"))]);
-        let error = super::sql_type(&Written::Custom(name, Vec::new())).unwrap_err();
-        assert_eq!(error.message(), "type \"money\" does not exist");
+        for (name, said) in [("Money", "money"), ("_money", "_money"), ("__int8", "__int8")] {
+            let error = super::sql_type(&custom(name)).unwrap_err();
+            assert_eq!(error.message(), format!("type \"{said}\" does not exist"));
+        }
+    }
+
+    #[test]
+    fn array_types_have_names_of_their_own() {
+        let array = |element| Some(SqlType::Array(Box::new(element)));
+        assert_eq!(super::sql_type(&custom("_INT8")).unwrap(), array(SqlType::BigInt));
+        assert_eq!(super::sql_type(&custom("_text")).unwrap(), array(SqlType::Text));
     }
 }

@@ -8,6 +8,7 @@ use sqlparser::ast::{
 use super::build::{builtin_name, call, cast, fold, plain_arguments};
 use super::subqueries;
 use crate::error::{Error, Result, SqlState};
+use crate::types::text::array_elements;
 
 /// The types whose values are object numbers that PostgreSQL prints as names.
 const NAMED_NUMBERS: &[(&str, &str)] = &[
@@ -59,6 +60,16 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
                 **pattern = call("like_escape", vec![written, Expr::Value(escape)]);
             }
         }
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+            if let Some(elements) = array_literal(right)? {
+                *expr = is_one_of(std::mem::replace(left.as_mut(), placeholder()), elements, false);
+            }
+        }
+        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+            if let Some(elements) = array_literal(right)? {
+                *expr = is_one_of(std::mem::replace(left.as_mut(), placeholder()), elements, true);
+            }
+        }
         Expr::Subquery(query) => {
             if let Some(scalar) = subqueries::scalar(query) {
                 *expr = scalar;
@@ -88,6 +99,30 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// The elements of an array that is written as a text, such as `'{7,8}'`, each as a text.
+fn array_literal(expr: &Expr) -> Result<Option<Vec<Expr>>> {
+    match expr {
+        Expr::Nested(inner) => array_literal(inner),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => {
+                let elements = array_elements(text)?.into_iter();
+                let literal = |element: Option<String>| element.map_or(Value::Null, Value::SingleQuotedString);
+                Ok(Some(elements.map(|element| Expr::Value(literal(element).with_empty_span())).collect()))
+            }
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// `expr IN (elements)`, whose literals are of the type of `expr`, as those of the array would be.
+fn is_one_of(expr: Expr, elements: Vec<Expr>, negated: bool) -> Expr {
+    if elements.is_empty() {
+        return Expr::Value(Value::Boolean(negated).with_empty_span());
+    }
+    Expr::InList { expr: Box::new(expr), list: elements, negated }
 }
 
 /// The type in which a window function counts rows: DataFusion counts without a sign.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, SqlState};
 /// Splits an array literal of one dimension into its elements; `None` is NULL.
 ///
 /// Bounds before the braces (`[0:1]={…}`) are read past, as Arrow lists have none; several dimensions are refused by name.
-pub(super) fn split(text: &str) -> Result<Vec<Option<String>>> {
+pub fn split(text: &str) -> Result<Vec<Option<String>>> {
     let malformed = |why: &str| {
         Error::new(SqlState::InvalidTextRepresentation, format!("malformed array literal: \"{text}\"")).detail(why.to_owned())
     };

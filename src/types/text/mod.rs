@@ -14,7 +14,7 @@ mod zone;
 
 use arrow::array::ArrayRef;
 
-pub use array::write_element;
+pub use array::{split as array_elements, write_element};
 pub use bytes::{parse_bytea, parse_uuid, write_bytea};
 pub use column::ColumnBuilder;
 pub use datetime::{AFTER_ALL, BEFORE_ALL, parse_instant, write_date, write_time, write_timestamp, write_timestamptz};
