@@ -169,6 +169,13 @@ async fn relations_called_empty_are_empty() {
     }
 }
 
+#[tokio::test]
+async fn no_type_is_of_a_kind_without_types() {
+    let kinds = parser::postgres::KINDS_WITHOUT_TYPES.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>();
+    let sql = format!("SELECT typname FROM pg_catalog.pg_type WHERE typtype IN ({})", kinds.join(", "));
+    World::new().check(&sql, &[]).await;
+}
+
 #[test]
 fn classes_have_the_numbers_of_their_relations() {
     let system = SystemRelations::read().unwrap();
@@ -310,7 +317,7 @@ async fn errors_are_postgres_errors() {
         ("SELECT 'a' COLLATE \"de_DE\"", SqlState::FeatureNotSupported),
         ("SELECT pg_backend_pid(1)", SqlState::UndefinedFunction),
         ("SELECT set_config('x', 'y', false)", SqlState::UndefinedObject),
-        ("SELECT set_config('search_path', 'y', false)", SqlState::FeatureNotSupported),
+        ("SELECT set_config('search_path', 'y', false) FROM labels", SqlState::FeatureNotSupported),
     ] {
         let error = world.rows(sql).await.unwrap_err();
         assert_eq!(error.code(), code, "{sql}: {error}");

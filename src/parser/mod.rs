@@ -13,6 +13,7 @@ pub mod definition;
 pub mod postgres;
 mod rows;
 mod service;
+mod set_config;
 mod settings;
 mod statement;
 pub mod time_clause;
@@ -24,6 +25,7 @@ pub use definition::{CreateEntity, CreateFeatureView};
 
 pub use rows::{assigned_parameters, takes_type_of_column, with_defaults};
 pub use service::CreateFeatureService;
+pub use set_config::{SetConfig, SetConfigPart};
 pub use statement::{parse, parse_query};
 pub use time_clause::TimeClause;
 
@@ -179,6 +181,8 @@ pub enum Statement {
         /// How far it reaches.
         scope: SetScope,
     },
+    /// `SELECT set_config(…)`, with other columns perhaps
+    SetConfig(SetConfig),
     /// `SET TRANSACTION`, `SET SESSION CHARACTERISTICS`
     SetTransaction(TransactionMode),
     /// `SHOW name`
@@ -187,8 +191,11 @@ pub enum Statement {
     ShowAll,
     /// `RESET name`; `None` is `ALL`.
     Reset(Option<String>),
-    /// `DISCARD ALL`, and its parts, which come to the same here.
+    /// `DISCARD ALL`
     Discard,
+    /// What takes away things that a session here never has, and so does nothing: cursors of SQL, channels it listens to,
+    /// temporary tables, sequences, another role. The tag that it is answered with.
+    NothingThere(&'static str),
     /// `PREPARE name (types) AS statement`
     Prepare {
         /// Its name.

@@ -36,10 +36,14 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
     } else if cursor.at("savepoint") || cursor.at("release") {
         return Err(savepoints());
     } else if cursor.eat("discard") {
-        if !["all", "plans", "sequences", "temp", "temporary"].iter().any(|what| cursor.eat(what)) {
-            return Err(cursor.unexpected());
+        discard(cursor)?
+    } else if cursor.eat_words(&["close", "all"]) {
+        Statement::NothingThere("CLOSE CURSOR ALL")
+    } else if cursor.eat("unlisten") {
+        if !cursor.eat_token(&Token::Mul) {
+            cursor.identifier()?;
         }
-        Statement::Discard
+        Statement::NothingThere("UNLISTEN")
     } else if cursor.eat("deallocate") {
         let _ = cursor.eat("prepare");
         if cursor.eat("all") { Statement::Deallocate(None) } else { Statement::Deallocate(Some(cursor.identifier()?)) }
@@ -48,6 +52,16 @@ pub(super) fn statement(cursor: &mut Cursor<'_>) -> Result<Option<Statement>> {
     };
     cursor.end()?;
     Ok(Some(statement))
+}
+
+fn discard(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    if cursor.eat("all") {
+        return Ok(Statement::Discard);
+    }
+    let parts =
+        [("plans", "DISCARD PLANS"), ("sequences", "DISCARD SEQUENCES"), ("temp", "DISCARD TEMP"), ("temporary", "DISCARD TEMP")];
+    let part = parts.into_iter().find(|(word, _)| cursor.eat(word));
+    part.map(|(_, tag)| Statement::NothingThere(tag)).ok_or_else(|| cursor.unexpected())
 }
 
 fn savepoints() -> Error {
@@ -75,6 +89,9 @@ fn set(cursor: &mut Cursor<'_>) -> Result<Statement> {
     }
     if cursor.eat_words(&["session", "characteristics", "as", "transaction"]) {
         return Ok(Statement::SetTransaction(transaction_mode(cursor)?));
+    }
+    if cursor.eat_words(&["session", "authorization", "default"]) {
+        return Ok(Statement::NothingThere("SET"));
     }
     let scope = if cursor.eat("local") {
         SetScope::Local

@@ -6,7 +6,9 @@ use sqlparser::parser::{IsOptional, Parser};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Source, ident_name, relation_name};
-use super::{CommentTarget, Query, Statement, as_of_join, definition, service, settings, time_clause, translate};
+use super::{
+    CommentTarget, Query, SetConfig, Statement, as_of_join, definition, service, set_config, settings, time_clause, translate,
+};
 use crate::error::{Error, Result, SqlState};
 use crate::registry::ObjectKind;
 
@@ -27,7 +29,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
 pub fn parse_query(sql: &str) -> Result<Query> {
     let mut statements = parse(sql)?;
     match (statements.pop(), statements.is_empty()) {
-        (Some(Statement::Query(query)), true) => Ok(query),
+        (Some(Statement::Query(query) | Statement::SetConfig(SetConfig { query, .. })), true) => Ok(query),
         _ => Err(Error::new(SqlState::SyntaxError, "a single query is expected")),
     }
 }
@@ -106,7 +108,7 @@ fn one(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Result<Statement> {
     }
     let cursor = &reader.cursor;
     if ["select", "with", "values"].iter().any(|word| cursor.at(word)) || cursor.parser.peek_token_ref().token == Token::LParen {
-        return reader.query().map(Statement::Query);
+        return reader.query().map(set_config::statement);
     }
     translate::statement(reader, text)
 }
@@ -136,7 +138,9 @@ fn explain(reader: &mut Reader<'_>) -> Result<Statement> {
         verbose = cursor.eat("verbose");
     }
     match one(reader, &[])? {
-        Statement::Query(query) => Ok(Statement::Explain { analyze, verbose, query }),
+        Statement::Query(query) | Statement::SetConfig(SetConfig { query, .. }) => {
+            Ok(Statement::Explain { analyze, verbose, query })
+        }
         Statement::Insert(insert) if !analyze => Ok(Statement::Explain { analyze, verbose, query: insert.source }),
         _ => Err(Error::unsupported("EXPLAIN of anything but a query").hint("EXPLAIN takes SELECT, VALUES, WITH or INSERT.")),
     }

@@ -19,9 +19,7 @@ pub(super) fn statement(reader: &mut Reader<'_>, text: &[TokenWithSpan]) -> Resu
     let unknown = reader.cursor.unexpected();
     let known =
         ["insert", "copy", "create", "drop", "comment", "update", "delete", "truncate", "merge", "alter", "grant", "revoke"];
-    let later = [
-        "declare", "fetch", "move", "close", "listen", "unlisten", "notify", "vacuum", "analyze", "lock", "call", "do", "cluster",
-    ];
+    let later = ["declare", "fetch", "move", "close", "listen", "notify", "vacuum", "analyze", "lock", "call", "do", "cluster"];
     if let Some(word) = later.iter().find(|word| reader.cursor.at(word)) {
         return Err(Error::unsupported(word.to_uppercase()).at(position));
     }
@@ -105,8 +103,16 @@ fn select_columns(name: ast::ObjectName, columns: &[ast::Ident]) -> ast::Query {
         columns.iter().map(|column| ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(column.clone()))).collect()
     };
     let relation = named_relation(name, None);
-    let from = vec![ast::TableWithJoins { relation, joins: Vec::new() }];
-    let select = ast::Select {
+    query_of(SetExpr::Select(Box::new(select_from(projection, vec![ast::TableWithJoins { relation, joins: Vec::new() }]))))
+}
+
+/// `SELECT columns`, from nothing.
+pub(super) fn select_values(projection: Vec<ast::SelectItem>) -> ast::Query {
+    query_of(SetExpr::Select(Box::new(select_from(projection, Vec::new()))))
+}
+
+fn select_from(projection: Vec<ast::SelectItem>, from: Vec<ast::TableWithJoins>) -> ast::Select {
+    ast::Select {
         select_token: ast::helpers::attached_token::AttachedToken::empty(),
         optimizer_hints: Vec::new(),
         distinct: None,
@@ -131,8 +137,7 @@ fn select_columns(name: ast::ObjectName, columns: &[ast::Ident]) -> ast::Query {
         window_before_qualify: false,
         value_table_mode: None,
         flavor: ast::SelectFlavor::Standard,
-    };
-    query_of(SetExpr::Select(Box::new(select)))
+    }
 }
 
 fn query_of(body: SetExpr) -> ast::Query {

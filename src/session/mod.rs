@@ -26,6 +26,7 @@ mod answers;
 mod block;
 mod define;
 mod query;
+mod set_config;
 mod settings;
 mod short_road;
 mod write;
@@ -317,6 +318,7 @@ impl Session {
         match prepared.statement.as_ref() {
             Statement::Empty => Ok(Answer::Empty),
             Statement::Query(query) => self.query(query, &prepared.parameters, parameters, "SELECT").await,
+            Statement::SetConfig(statement) => self.set_config(statement, prepared, parameters).await,
             Statement::Explain { analyze, verbose, query } => {
                 self.explain(query, &prepared.parameters, parameters, *analyze, *verbose).await
             }
@@ -331,6 +333,7 @@ impl Session {
             Statement::Show(name) => self.show(name),
             Statement::ShowAll => self.show_all(),
             Statement::Discard => self.discard(),
+            Statement::NothingThere(tag) => Ok(Answer::Done((*tag).to_owned())),
             Statement::Prepare { name, types, statement } => self.sql_prepare(name, types, statement).await,
             Statement::Execute { name, arguments } => self.sql_execute(name, arguments.as_ref()).await,
             Statement::Deallocate(name) => self.deallocate(name.as_deref()),

@@ -14,7 +14,7 @@ use super::{Answer, Prepared, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::executor::await_at_length;
 use crate::lookup::CompiledLookup;
-use crate::parser::{Copy, Query, Statement, parse_query, with_defaults};
+use crate::parser::{Copy, Query, SetConfig, Statement, parse_query, with_defaults};
 use crate::planner::{QueryPlan, Rows, StatementContext, Surface, explain_lookup, typed_literals};
 use crate::types::SqlType;
 use crate::types::text::TextParser;
@@ -55,6 +55,10 @@ impl Session {
                 let lookup = self.standpoint().and_then(|_| planner.compile(&context, &surface, &plan)).map(Arc::new);
                 return Ok(Shape { parameters: plan.parameters, columns: Some(plan.schema), lookup });
             }
+            Statement::SetConfig(SetConfig { query, .. }) => {
+                let plan = self.plan(query, types).await?;
+                (plan.parameters, Some(plan.schema))
+            }
             Statement::Explain { query, .. } => (self.plan(query, types).await?.parameters, Some(text_columns(&["QUERY PLAN"]))),
             Statement::Insert(insert) => {
                 let target = self.target(&insert.table)?;
@@ -81,6 +85,7 @@ impl Session {
             | Statement::SetTransaction(_)
             | Statement::Reset(_)
             | Statement::Discard
+            | Statement::NothingThere(_)
             | Statement::Prepare { .. }
             | Statement::Deallocate(_)
             | Statement::SetClock(_)
@@ -195,7 +200,11 @@ impl Session {
         }
         let preparable = matches!(
             statement,
-            Statement::Query(_) | Statement::Insert(_) | Statement::Explain { .. } | Statement::CreateTableAs { .. }
+            Statement::Query(_)
+                | Statement::SetConfig(_)
+                | Statement::Insert(_)
+                | Statement::Explain { .. }
+                | Statement::CreateTableAs { .. }
         );
         if !preparable {
             return Err(Error::unsupported("PREPARE of anything but a query or INSERT"));

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, UInt32Array, new_empty_array, new_null_array};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::take;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -16,9 +16,9 @@ use super::external;
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
 
-/// `__single`, `__array` and `__subscripts`.
+/// `__single`, `__array`, `__subscripts` and `__no_array`.
 pub(super) fn all() -> impl Iterator<Item = Arc<ScalarUDF>> {
-    [ListFunction::Single, ListFunction::OrEmpty, ListFunction::Subscripts].into_iter().map(|kind| {
+    [ListFunction::Single, ListFunction::OrEmpty, ListFunction::Subscripts, ListFunction::NoArray].into_iter().map(|kind| {
         let signature = Signature::any(1, Volatility::Immutable);
         Arc::new(ScalarUDF::new_from_impl(OverList { kind, signature }))
     })
@@ -32,6 +32,8 @@ enum ListFunction {
     OrEmpty,
     /// The numbers of its elements: from 1, in the catalogs' vectors from 0.
     Subscripts,
+    /// NULL, of the type of arrays of such elements.
+    NoArray,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,7 @@ impl ScalarUDFImpl for OverList {
             ListFunction::Single => "__single",
             ListFunction::OrEmpty => "__array",
             ListFunction::Subscripts => "__subscripts",
+            ListFunction::NoArray => "__no_array",
         }
     }
 
@@ -69,6 +72,10 @@ impl ScalarUDFImpl for OverList {
         if self.kind == ListFunction::Subscripts {
             return Ok(SqlType::Array(Box::new(SqlType::Integer)).field_ref(self.name(), true));
         }
+        if self.kind == ListFunction::NoArray {
+            let element = argument.as_ref().clone().with_name("item").with_nullable(true);
+            return Ok(Arc::new(Field::new(self.name(), DataType::List(Arc::new(element)), true)));
+        }
         let field = match (self.kind, argument.data_type()) {
             (ListFunction::Single, DataType::List(element)) => element,
             _ => argument,
@@ -77,6 +84,9 @@ impl ScalarUDFImpl for OverList {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+        if self.kind == ListFunction::NoArray {
+            return Ok(ColumnarValue::Array(new_null_array(arguments.return_field.data_type(), arguments.number_rows)));
+        }
         let array = match arguments.args.first() {
             Some(argument) => argument.to_array(arguments.number_rows)?,
             None => return Err(external(Error::internal(format!("{} takes one array", self.name())))),
@@ -86,7 +96,7 @@ impl ScalarUDFImpl for OverList {
         };
         Ok(ColumnarValue::Array(match self.kind {
             ListFunction::Single => single(list)?,
-            ListFunction::OrEmpty => or_empty(list)?,
+            ListFunction::NoArray | ListFunction::OrEmpty => or_empty(list)?,
             ListFunction::Subscripts => {
                 let kind = arguments.arg_fields.first().and_then(|field| SqlType::of_field(field));
                 subscripts(list, matches!(kind, Some(SqlType::Int2Vector | SqlType::OidVector)))?

@@ -24,6 +24,7 @@ pub(super) const FUNCTIONS: &[Definition] = &[
     Definition { name: "pg_backend_pid", arity: 0..=0, returns: integer, nulls: Nulls::Strict, eval: backend_pid },
     Definition { name: "current_setting", arity: 1..=2, returns: text, nulls: Nulls::Strict, eval: setting },
     Definition { name: "set_config", arity: 3..=3, returns: text, nulls: Nulls::Seen, eval: set_config },
+    Definition { name: "pg_advisory_unlock_all", arity: 0..=0, returns: text, nulls: Nulls::Strict, eval: nothing },
     Definition { name: "pg_is_in_recovery", arity: 0..=0, returns: boolean, nulls: Nulls::Strict, eval: no },
     Definition { name: "pg_postmaster_start_time", arity: 0..=0, returns: instant, nulls: Nulls::Strict, eval: started },
     Definition { name: "pg_conf_load_time", arity: 0..=0, returns: instant, nulls: Nulls::Strict, eval: started },
@@ -121,13 +122,22 @@ fn no_such_setting(name: &str) -> Error {
     Error::new(SqlState::UndefinedObject, format!("unrecognized configuration parameter \"{name}\""))
 }
 
-/// Clients that try a setting which is not there go on without it, where the error says so.
+/// A call in the middle of a query, where nothing can be set; one that is a column of its own is not asked here. Clients that
+/// try a setting which is not there go on without it, where the error says so.
 fn set_config(scope: &Scope, arguments: &[Value]) -> Result<Value> {
     let name = text_argument(arguments, 0);
-    if !name.contains('.') && !scope.session.settings.contains_key(&name.to_lowercase()) {
-        return Err(no_such_setting(name));
+    let held = scope.session.settings.get(&name.to_lowercase());
+    match held {
+        Some(held) if argument(arguments, 1).text() == Some(held) => Ok(held.as_str().into()),
+        None if !name.contains('.') => Err(no_such_setting(name)),
+        _ => Err(Error::unsupported("set_config inside a larger query")
+            .hint("Call it in a SELECT of its own, or use SET name = value, or SET LOCAL inside a transaction.")),
     }
-    Err(Error::unsupported("set_config").hint("Use SET name = value, or SET LOCAL inside a transaction."))
+}
+
+/// There are no advisory locks to give up. PostgreSQL's `void` is an empty text to clients.
+fn nothing(_: &Scope, _: &[Value]) -> Result<Value> {
+    Ok("".into())
 }
 
 fn no(_: &Scope, _: &[Value]) -> Result<Value> {

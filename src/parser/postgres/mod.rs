@@ -9,6 +9,7 @@
 
 mod build;
 mod expressions;
+mod kinds;
 mod names;
 mod refuse;
 mod relations;
@@ -21,6 +22,7 @@ use sqlparser::ast::{Expr, NamedWindowExpr, Query, Select, TableFactor, VisitMut
 
 use crate::error::{Error, Result};
 
+pub use kinds::KINDS_WITHOUT_TYPES;
 pub use names::display_name;
 pub use refuse::refuse_unsupported;
 pub use relations::{EMPTY_RELATIONS, OBJECT_CLASSES};
@@ -43,6 +45,12 @@ struct Rewriter;
 
 impl VisitorMut for Rewriter {
     type Break = Error;
+
+    /// Before its subqueries, of which some need no rewriting then.
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        kinds::simplify_kinds(select);
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         flow(row_values::rewrite(expr).and_then(|()| expressions::rewrite(expr)))

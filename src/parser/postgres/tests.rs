@@ -23,6 +23,8 @@ fn spellings_are_rewritten() {
         ("SELECT a::regclass AS b FROM t", "SELECT __regclass_text(a) AS b FROM t"),
         ("SELECT a FROM t FETCH FIRST 3 ROWS ONLY", "SELECT a FROM t LIMIT 3"),
         ("SELECT count(*), count(*) FROM t", "SELECT count(*) AS \"count\", count(*) AS \"count\u{1f}1\" FROM t"),
+        ("SELECT a FROM t WHERE k = ANY ('{7,\"b c\",NULL}')", "SELECT a FROM t WHERE k IN ('7', 'b c', NULL)"),
+        ("SELECT a FROM t WHERE k <> ALL(('{7}')) OR k = ANY('{}')", "SELECT a FROM t WHERE k NOT IN ('7') OR false"),
         ("SELECT lower(a) FROM t", "SELECT lower(a) AS \"lower\" FROM t"),
         ("SELECT a::int, 1::int FROM t", "SELECT a::INT AS \"a\", 1::INT AS \"int4\" FROM t"),
     ] {
@@ -40,6 +42,23 @@ fn conditions_on_the_outer_row_go_in_front_of_a_subquery() {
         rewritten("SELECT (SELECT d.x FROM d WHERE d.k = a.k AND a.k <> d.y) AS v FROM a"),
         "SELECT (SELECT __single(array_agg(d.x)) AS x FROM d WHERE d.k = a.k AND d.k <> d.y) AS v FROM a"
     );
+}
+
+#[test]
+fn of_subqueries_for_kinds_without_types_only_the_type_is_left() {
+    let kind = |kind: &str, relation: &str, subquery: &str| {
+        format!("SELECT CASE WHEN t.typtype = '{kind}' THEN ({subquery}) ELSE NULL END AS v FROM {relation} AS t")
+    };
+    let columns = "SELECT array_agg(a.x ORDER BY a.n) FROM pg_attribute a WHERE a.k = t.oid";
+    let none = "SELECT __no_array(a.x) AS \"__no_array\" FROM pg_attribute a LIMIT 0";
+    assert_eq!(rewritten(&kind("c", "pg_catalog.pg_type", columns)), kind("c", "pg_catalog.pg_type", none));
+    let bases = "WITH RECURSIVE b(o) AS (SELECT x FROM pg_type u WHERE u.oid = t.oid UNION ALL SELECT o FROM b) SELECT o FROM b";
+    let none = "WITH b (o) AS (SELECT x FROM pg_type u) SELECT o FROM b LIMIT 0";
+    assert_eq!(rewritten(&kind("d", "pg_type", bases)), kind("d", "pg_type", none));
+    // Other kinds there are, and other relations may have any.
+    for (name, relation) in [("b", "pg_type"), ("c", "mine"), ("c", "mine.pg_type")] {
+        assert!(rewritten(&kind(name, relation, columns)).contains("a.k = t.oid"), "{name} {relation}");
+    }
 }
 
 #[test]
