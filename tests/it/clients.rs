@@ -1,4 +1,4 @@
-//! Other people's clients: psql, psycopg 3 and tokio-postgres each create, insert with parameters, copy, look up and join.
+//! Other people's clients: psql, psycopg 3, asyncpg and tokio-postgres each create, insert with parameters, copy, look up and join.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -84,39 +84,43 @@ fn psql_looks_around() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A Python that has psycopg 3: the one `TIDEGATE_TEST_PYTHON` names, or one in a virtual environment made here once.
-fn python() -> PathBuf {
+/// A Python that has a client's module: the one `TIDEGATE_TEST_PYTHON` names, or one in a virtual environment made here once, with
+/// the module of this requirement.
+fn python(module: &str, requirement: &str) -> PathBuf {
     if let Ok(python) = std::env::var("TIDEGATE_TEST_PYTHON") {
         return python.into();
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("psycopg");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(module);
     let python = folder.join("bin/python");
+    let import = format!("import {module}");
     let has_driver =
-        |python: &Path| Command::new(python).args(["-c", "import psycopg"]).output().is_ok_and(|output| output.status.success());
+        |python: &Path| Command::new(python).args(["-c", &import]).output().is_ok_and(|output| output.status.success());
     if !has_driver(&python) {
         let run = |command: &mut Command| {
             let output = command.output().expect("python3 and its venv module are installed (apt-get install python3-venv)");
             assert!(output.status.success(), "{}", text(&output));
         };
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-        run(Command::new(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "psycopg[binary]>=3.2,<4",
-        ]));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]));
     }
     python
 }
 
+/// Runs a script of `tests/clients`, which prints nothing when all holds.
+fn runs(python: &Path, script: &str) {
+    let gateway = Setup::new(Online::Redis).start();
+    let output = Command::new(python).arg(clients(script)).arg(gateway.address().port().to_string()).output().unwrap();
+    assert!(output.status.success() && text(&output).is_empty(), "{}", text(&output));
+}
+
 #[test]
 fn psycopg_runs_a_session_in_text_and_in_binary() {
-    let gateway = Setup::new(Online::Redis).start();
-    let script = clients("psycopg_session.py");
-    let output = Command::new(python()).arg(script).arg(gateway.address().port().to_string()).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
+    runs(&python("psycopg", "psycopg[binary]>=3.2,<4"), "psycopg_session.py");
+}
+
+#[test]
+fn asyncpg_runs_a_session_and_a_pool() {
+    runs(&python("asyncpg", "asyncpg>=0.29,<1"), "asyncpg_session.py");
 }
 
 #[tokio::test]
