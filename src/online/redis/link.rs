@@ -250,7 +250,7 @@ impl Keeper {
         let (mut primary, mut slots) = (None, None);
         let places = match &self.address.place {
             Place::Sentinels { .. } => {
-                primary = Some(self.ask_sentinels().await.ok_or((Obstacle::NoPrimary, None))?);
+                primary = Some(self.ask_sentinels().await?);
                 primary.iter().cloned().map(Place::Host).collect()
             }
             Place::Cluster(seeds) => {
@@ -341,18 +341,24 @@ impl Keeper {
         hosts
     }
 
-    /// Where the first sentinel that answers says that the primary is; `None` also where there are no sentinels.
-    async fn ask_sentinels(&self) -> Option<Host> {
-        let Place::Sentinels { sentinels, service } = &self.address.place else { return None };
+    /// Where the first sentinel that knows it says that the primary is.
+    async fn ask_sentinels(&self) -> Result<Host, NotConnected> {
+        let Place::Sentinels { sentinels, service } = &self.address.place else { return Err((Obstacle::NoPrimary, None)) };
+        let mut why = (Obstacle::Unreachable, None);
         for sentinel in self.in_turn(sentinels) {
-            match tokio::time::timeout(SENTINEL_TIMEOUT, ask_sentinel(&sentinel, service, self.address.tls.as_ref())).await {
-                Ok(Ok(Some(primary))) => return Some(primary),
-                Ok(Ok(None)) => tracing::debug!(sentinel = %sentinel.0, service, "the sentinel knows no such service"),
-                Ok(Err(error)) => tracing::debug!(sentinel = %sentinel.0, %error, "the sentinel does not say"),
-                Err(_late) => tracing::debug!(sentinel = %sentinel.0, "the sentinel does not answer"),
+            let ask = ask_sentinel(&sentinel, service, self.address.tls.as_ref());
+            let found = match tokio::time::timeout(SENTINEL_TIMEOUT, ask).await {
+                Ok(Ok(Some(primary))) => return Ok(primary),
+                Ok(Ok(None)) => (Obstacle::NoPrimary, None),
+                Ok(Err(error)) => (obstacle(&error), Some(error)),
+                Err(_late) => (self.silence(), None),
+            };
+            tracing::debug!(sentinel = %shown(&sentinel), service, obstacle = %found.0, "the sentinel does not name a primary");
+            if why.0 == Obstacle::Unreachable {
+                why = found;
             }
         }
-        None
+        Err(why)
     }
 
     /// Returns, with the reason, when the connections are no longer good.
@@ -375,7 +381,7 @@ impl Keeper {
             }
             match (&self.address.place, &session.slots) {
                 (Place::Sentinels { .. }, _) => {
-                    let primary = self.ask_sentinels().await;
+                    let primary = self.ask_sentinels().await.ok();
                     if primary.is_some() && session.primary != primary {
                         return "the sentinels name another primary";
                     }
