@@ -41,7 +41,17 @@
 //!   it fails over to it. The slots are served as before, so the version that moved with them still speaks. `REFRESH ONLINE` after
 //!   such a move, or `tidegate audit`, makes sure.
 //!
-//! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the scripts below, which compare first.
+//! All else is free: a reader needs `GET` and `MGET` alone. Writers must use the scripts below, which compare first. What a gateway
+//! asks for, so that a user may be given nothing else (`+name` in `ACL SETUSER`, on the keys `~<store>:*`):
+//!
+//! | rights | for |
+//! |---|---|
+//! | `ping` | signs of life |
+//! | `get`, `mget`, `getrange`, `set`, `evalsha`, `script\|load` | lookups and writes; the scripts' own commands among them |
+//! | `scan`, `unlink` | views that are dropped, built anew or audited |
+//! | `role`, `info`, `dbsize` | that it is no replica, that it drops no rows, what `tidegate.online_store` shows; it does without these |
+//! | `cluster\|slots`, `cluster\|info` | in a cluster |
+//! | `select` | in a database other than 0 |
 //!
 //! A Redis that is away is noticed by [`link`], and calls then fail at once. One that hangs, or answers slowly, costs a lookup
 //! [`CallLimits::read`] and a write [`CallLimits::write`], never more: who waits is told, and the rows are in the offline store either
