@@ -1,6 +1,8 @@
 //! A real gateway in a folder of its own, started, killed and started again; with a real Redis where a test asks for one.
 
 mod redis_cluster;
+mod slow_way;
+mod tls;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,6 +16,8 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 pub(crate) use redis_cluster::{RedisCluster, until};
+pub(crate) use slow_way::SlowWay;
+pub(crate) use tls::Certificates;
 
 /// Where a test's clock stands unless the test says otherwise.
 pub(crate) const CLOCK: &str = "2026-01-01 00:00:00Z";
@@ -252,6 +256,10 @@ fn tail(log: &Path) -> String {
 pub(crate) struct Redis {
     child: parking_lot::Mutex<Child>,
     port: u16,
+    /// Where it speaks TLS.
+    tls_port: Option<u16>,
+    /// What it is started with besides.
+    arguments: Vec<String>,
     /// Of its own: a replica writes there what it is sent, and a Redis reads at its start what it finds there.
     folder: TempDir,
 }
@@ -259,17 +267,30 @@ pub(crate) struct Redis {
 impl Redis {
     /// One that is there when this returns.
     pub(crate) fn start() -> Self {
-        Self::start_with(&|_port| Vec::new())
+        Self::start_with(&[])
     }
 
-    /// As [`Redis::start`], with further arguments for the port it is given.
-    fn start_with(arguments: &dyn Fn(u16) -> Vec<String>) -> Self {
-        // Another process may take the free port between the look and the start: then look again.
+    /// One that speaks TLS on a second port, also to its replicas, and to the primary that it is made a replica of. Of clients it
+    /// asks a certificate where `clients` is `yes`.
+    pub(crate) fn behind_tls(certificates: &Certificates, clients: &str) -> Self {
+        Self::start_on(Some(certificates), &|_port, tls_port| certificates.arguments(tls_port, clients))
+    }
+
+    /// One with further arguments.
+    pub(crate) fn start_with(arguments: &[String]) -> Self {
+        Self::start_on(None, &|_port, _tls_port| arguments.to_vec())
+    }
+
+    /// One with the arguments for the ports that it is given, the second of which is for TLS.
+    fn start_on(certificates: Option<&Certificates>, arguments: &dyn Fn(u16, u16) -> Vec<String>) -> Self {
+        // Another process may take a free port between the look and the start: then look again.
         let folder = temporary_folder();
         for _ in 0..10 {
-            let port = free_port();
-            if let Some(child) = spawn_redis(port, folder.path(), &arguments(port)) {
-                return Self { child: parking_lot::Mutex::new(child), port, folder };
+            let (port, tls_port) = (free_port(), free_port());
+            let arguments = arguments(port, tls_port);
+            if let Some(child) = spawn_redis(port, folder.path(), &arguments) {
+                let tls_port = certificates.map(|_| tls_port);
+                return Self { child: parking_lot::Mutex::new(child), port, tls_port, arguments, folder };
             }
         }
         panic!("redis-server did not start on any of ten free ports");
@@ -278,6 +299,11 @@ impl Redis {
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port where it speaks TLS.
+    pub(crate) fn tls_port(&self) -> u16 {
+        self.tls_port.expect("it was started behind TLS")
     }
 
     /// Runs a command of `redis-cli`; what it says.
@@ -311,7 +337,7 @@ impl Redis {
     /// Brings it back, empty.
     pub(crate) fn start_again(&self) {
         let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
-        *self.child.lock() = spawn_redis(self.port, self.folder.path(), &[]).expect("the port was ours a moment ago");
+        *self.child.lock() = spawn_redis(self.port, self.folder.path(), &self.arguments).expect("the port was ours a moment ago");
     }
 }
 
@@ -331,23 +357,38 @@ pub(crate) struct Sentinel {
 
 impl Sentinel {
     pub(crate) fn of(primary: &Redis) -> Self {
+        Self::of_port(primary.port, None)
+    }
+
+    /// One that asks the primary behind TLS, and is asked so.
+    pub(crate) fn behind_tls(primary: &Redis, certificates: &Certificates) -> Self {
+        Self::of_port(primary.tls_port(), Some(certificates))
+    }
+
+    fn of_port(watched: u16, certificates: Option<&Certificates>) -> Self {
         let folder = temporary_folder();
-        let redis = Redis::start_with(&|port| {
+        let redis = Redis::start_on(certificates, &|port, tls_port| {
             let file = folder.path().join(format!("sentinel-{port}.conf"));
-            let watched = format!("127.0.0.1 {} 1", primary.port);
+            let watched = format!("127.0.0.1 {watched} 1");
             let text = format!(
                 "sentinel monitor tide {watched}\nsentinel down-after-milliseconds tide 500\nsentinel failover-timeout tide 3000\n"
             );
             std::fs::write(&file, text).unwrap();
-            vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]
+            let mut arguments = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+            arguments.extend(certificates.iter().flat_map(|certificates| certificates.arguments(tls_port, "no")));
+            arguments
         });
         Self { redis, _folder: folder }
     }
 
     /// The address of the service.
     pub(crate) fn url(&self) -> String {
+        let (scheme, port) = match self.redis.tls_port {
+            Some(port) => ("rediss", port),
+            None => ("redis", self.redis.port),
+        };
         // The first sentinel named is not there.
-        format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/tide", self.redis.port)
+        format!("{scheme}+sentinel://127.0.0.1:1,127.0.0.1:{port}/tide")
     }
 
     /// Runs a command of `redis-cli`; what it says.
@@ -360,11 +401,11 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// `arguments` begin with the configuration file, if there is one.
+/// `arguments` begin with the configuration file, if there is one, and options otherwise.
 fn spawn_redis(port: u16, folder: &Path, arguments: &[String]) -> Option<Child> {
     let (file, rest) = match arguments {
-        [file, rest @ ..] => (Some(file), rest),
-        [] => (None, arguments),
+        [file, rest @ ..] if !file.starts_with("--") => (Some(file), rest),
+        options => (None, options),
     };
     let keeps_nothing = ["--save", "", "--appendonly", "no", "--enable-debug-command", "local"];
     let mut child = Command::new("redis-server")

@@ -4,6 +4,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What a server is started with besides, so that it speaks TLS on this port.
+pub(crate) type BehindTls<'a> = &'a dyn Fn(u16) -> Vec<String>;
+
 /// How long the machine may take for what takes a moment.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -20,13 +23,21 @@ pub(crate) struct ClusterNode {
     child: parking_lot::Mutex<Child>,
     port: u16,
     bus_port: u16,
+    /// Where it speaks TLS.
+    tls_port: Option<u16>,
+    /// What it is started with besides.
+    arguments: Vec<String>,
     folder: tempfile::TempDir,
 }
 
 impl RedisCluster {
     /// A cluster of this many primaries, whole when this returns.
     pub(crate) fn start(primaries: usize) -> Self {
-        let nodes: Vec<_> = (0..primaries).map(|_| ClusterNode::start()).collect();
+        Self::of_primaries((0..primaries).map(|_| ClusterNode::start(None)).collect())
+    }
+
+    fn of_primaries(nodes: Vec<ClusterNode>) -> Self {
+        let primaries = nodes.len();
         for (number, node) in nodes.iter().enumerate() {
             let (first, end) = (number * SLOTS / primaries, (number + 1) * SLOTS / primaries);
             node.must(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
@@ -39,8 +50,18 @@ impl RedisCluster {
 
     /// As [`RedisCluster::start`], each primary with a replica.
     pub(crate) fn start_with_replicas(primaries: usize) -> Self {
-        let mut cluster = Self::start(primaries);
-        cluster.nodes.extend((0..primaries).map(|_| ClusterNode::start()));
+        Self::start_pairs(primaries, None)
+    }
+
+    /// As [`RedisCluster::start_with_replicas`], all of them behind TLS, also to each other.
+    pub(crate) fn behind_tls(primaries: usize, tls: BehindTls<'_>) -> Self {
+        Self::start_pairs(primaries, Some(tls))
+    }
+
+    fn start_pairs(primaries: usize, tls: Option<BehindTls<'_>>) -> Self {
+        let start = || (0..primaries).map(|_| ClusterNode::start(tls));
+        let mut cluster = Self::of_primaries(start().collect());
+        cluster.nodes.extend(start());
         cluster.meet();
         for number in 0..primaries {
             let primary = cluster.nodes[number].id();
@@ -54,7 +75,7 @@ impl RedisCluster {
     /// Makes all nodes known to each other.
     fn meet(&self) {
         for node in &self.nodes[1..] {
-            let (port, bus_port) = (node.port.to_string(), node.bus_port.to_string());
+            let (port, bus_port) = (node.tls_port.unwrap_or(node.port).to_string(), node.bus_port.to_string());
             self.nodes[0].must(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus_port]);
         }
         let known = format!("cluster_known_nodes:{}", self.nodes.len());
@@ -70,29 +91,38 @@ impl RedisCluster {
 
     /// Its address, by two nodes, the first of which is not there.
     pub(crate) fn url(&self) -> String {
-        format!("redis+cluster://127.0.0.1:1,127.0.0.1:{}", self.nodes[0].port)
+        let (scheme, port) = match self.nodes[0].tls_port {
+            Some(port) => ("rediss", port),
+            None => ("redis", self.nodes[0].port),
+        };
+        format!("{scheme}+cluster://127.0.0.1:1,127.0.0.1:{port}")
     }
 }
 
 impl ClusterNode {
-    fn start() -> Self {
+    fn start(tls: Option<BehindTls<'_>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..10 {
-            let (port, bus_port) = (free_port(), free_port());
-            if let Some(child) = Self::spawn(port, bus_port, folder.path()) {
-                return Self { child: parking_lot::Mutex::new(child), port, bus_port, folder };
+            let (port, bus_port, tls_port) = (free_port(), free_port(), tls.map(|_| free_port()));
+            let mut arguments = Vec::new();
+            if let (Some(tls), Some(tls_port)) = (tls, tls_port) {
+                arguments = tls(tls_port);
+                arguments.extend(["--tls-cluster", "yes"].map(str::to_owned));
+            }
+            if let Some(child) = Self::spawn(port, bus_port, folder.path(), &arguments) {
+                return Self { child: parking_lot::Mutex::new(child), port, bus_port, tls_port, arguments, folder };
             }
         }
         panic!("redis-server did not start on any of ten free ports");
     }
 
-    fn spawn(port: u16, bus_port: u16, folder: &std::path::Path) -> Option<Child> {
+    fn spawn(port: u16, bus_port: u16, folder: &std::path::Path, arguments: &[String]) -> Option<Child> {
         let mut command = Command::new("redis-server");
         command.args(["--port", &port.to_string(), "--cluster-port", &bus_port.to_string(), "--bind", "127.0.0.1"]);
         // Failovers are the tests' alone, however busy the machine is.
         command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "60000", "--save", "", "--appendonly", "no"]);
         command.args(["--repl-diskless-sync-delay", "0", "--enable-debug-command", "local"]);
-        let mut child = command.current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.args(arguments).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + DEADLINE;
         while child.try_wait().unwrap().is_none() {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
@@ -136,7 +166,8 @@ impl ClusterNode {
     /// Brings it back, without rows, as the member of the cluster that it was.
     pub(crate) fn start_again(&self) {
         let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
-        *self.child.lock() = Self::spawn(self.port, self.bus_port, self.folder.path()).expect("the port was ours a moment ago");
+        let child = Self::spawn(self.port, self.bus_port, self.folder.path(), &self.arguments);
+        *self.child.lock() = child.expect("the port was ours a moment ago");
     }
 }
 
