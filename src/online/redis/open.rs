@@ -167,7 +167,9 @@ pub(super) async fn about(connection: &mut MultiplexedConnection) -> Result<Abou
     }
     let valkey = info_field(&info, "valkey_version").map(|version| format!("valkey {version}"));
     let version = valkey.or_else(|| info_field(&info, "redis_version").map(str::to_owned));
-    Ok(About { version, in_cluster: info_field(&info, "redis_mode") == Some("cluster"), rows_may_expire })
+    // Valkey has a name of its own for it.
+    let mode = info_field(&info, "redis_mode").or_else(|| info_field(&info, "server_mode"));
+    Ok(About { version, in_cluster: mode == Some("cluster"), rows_may_expire })
 }
 
 /// A line of what `INFO` says.
