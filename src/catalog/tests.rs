@@ -317,7 +317,7 @@ async fn errors_are_postgres_errors() {
         ("SELECT 'a' COLLATE \"de_DE\"", SqlState::FeatureNotSupported),
         ("SELECT pg_backend_pid(1)", SqlState::UndefinedFunction),
         ("SELECT set_config('x', 'y', false)", SqlState::UndefinedObject),
-        ("SELECT set_config('search_path', 'y', false) FROM labels", SqlState::FeatureNotSupported),
+        ("SELECT set_config('search_path', 'y', false) FROM pg_catalog.pg_database", SqlState::FeatureNotSupported),
     ] {
         let error = world.rows(sql).await.unwrap_err();
         assert_eq!(error.code(), code, "{sql}: {error}");
