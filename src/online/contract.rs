@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array};
+use futures::FutureExt;
+use futures::future::join_all;
 use uuid::Uuid;
 
 use self::redis_cluster::RedisCluster;
@@ -173,6 +175,7 @@ async fn contract(store: Arc<dyn OnlineStore>) {
     gives_every_row_page_by_page(&store).await;
     says_how_it_is(&store).await;
     races_end_with_the_newest(&store).await;
+    gives_each_of_many_lookups_its_own(&store).await;
     takes_many_rows(&store).await;
     takes_any_bytes_for_a_key(&store).await;
     tells_wide_numbers_apart(&store).await;
@@ -345,6 +348,41 @@ async fn races_end_with_the_newest(store: &Arc<dyn OnlineStore>) {
     assert_eq!(version(&rows[0]).event_time, EventTime::from_micros(49));
     assert_eq!(version(&rows[0]).created_time, CommitTime::from_micros(7));
     assert_eq!(version(&rows[1]).sequence, 7);
+}
+
+/// Lookups of one moment, of which some are given up, and some ask for a view that is not whole.
+async fn gives_each_of_many_lookups_its_own(store: &Arc<dyn OnlineStore>) {
+    empty(store, VIEW).await;
+    empty(store, OTHER).await;
+    let rows: Vec<_> = (0..100).map(|id| (entity(id), row(id, 1, 1, 1))).collect();
+    store.upsert(VIEW, &rows, None).await.unwrap();
+    store.upsert(OTHER, &rows[50..], None).await.unwrap();
+    let epoch = store.connected().await.unwrap();
+    let stored = |view: ObjectId, id: i64| (id < 100 && (view == VIEW || id >= 50)).then(|| row(id, 1, 1, 1));
+    let check = async |is_whole: bool| {
+        let lookups = (0..300_i64).map(|number| {
+            let asked: Vec<_> =
+                (0..1 + number % 40).map(|n| (if n % 3 == 2 { OTHER } else { VIEW }, (number * 7 + n) % 120)).collect();
+            async move {
+                let keys: Vec<_> = asked.iter().map(|(view, id)| key(*view, *id)).collect();
+                if number % 5 == 4 {
+                    let _given_up = store.get(&keys, epoch).now_or_never();
+                    return;
+                }
+                let found = store.get(&keys, epoch).await;
+                if is_whole || asked.len() < 3 {
+                    let expected: Vec<_> = asked.iter().map(|(view, id)| stored(*view, *id)).collect();
+                    assert_eq!(found.unwrap(), expected, "{number}");
+                } else {
+                    assert_eq!(found.unwrap_err().code(), SqlState::ObjectNotInPrerequisiteState, "{number}");
+                }
+            }
+        });
+        join_all(lookups).await;
+    };
+    check(true).await;
+    store.clear(OTHER).await.unwrap();
+    check(false).await;
 }
 
 async fn takes_many_rows(store: &Arc<dyn OnlineStore>) {

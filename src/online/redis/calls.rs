@@ -1,5 +1,7 @@
 //! What is asked of each server: of one, in few calls of many keys; of the nodes of a cluster, at once, in calls of one slot each.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use futures::future::try_join_all;
 use redis::aio::MultiplexedConnection;
@@ -19,6 +21,9 @@ const SCRIPT_ROWS: usize = 256;
 /// How many rows travel together.
 pub(super) const WRITE_ROWS: usize = 16 * SCRIPT_ROWS;
 
+/// The most that the name of a row's key has beside the letters of its store and the bytes of its entity.
+const ROOM_FOR_VIEW: usize = 16;
+
 /// The names of a store's keys.
 pub(super) struct Keys {
     /// The letters that all start with.
@@ -30,8 +35,11 @@ impl Keys {
         format!("{}:{view}:{{", self.store)
     }
 
-    fn row(&self, view: ObjectId, entity: &EntityKey) -> Vec<u8> {
-        let mut key = self.prefix(view).into_bytes();
+    /// The key of an entity's row.
+    pub(super) fn row(&self, view: ObjectId, entity: &EntityKey) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.store.len() + entity.as_bytes().len() + ROOM_FOR_VIEW);
+        // Nothing that is written to memory fails.
+        let _ = write!(key, "{}:{view}:{{", self.store);
         key.extend_from_slice(entity.as_bytes());
         key.push(b'}');
         key
@@ -62,6 +70,7 @@ impl Keys {
 /// The rows of these keys, in their order. Fails as where the connection is another if a view is not whole where it was asked.
 pub(super) async fn rows_of(session: &Session, keys: &Keys, asked: &[RowKey]) -> Result<Vec<Option<Vec<u8>>>, Failure> {
     match (&session.slots, &session.nodes[..]) {
+        (None, [node]) if node.gatherer.takes(asked) => node.gatherer.rows_of(keys, asked).await,
         (None, [node]) => {
             let views = views_of(asked);
             let calls = lookup(keys, asked, &views);
@@ -233,5 +242,10 @@ fn views_of(keys: &[RowKey]) -> Vec<ObjectId> {
 
 /// Whether the values of applied versions are some.
 fn are_versions(applied: &[Option<Vec<u8>>]) -> bool {
-    applied.iter().all(|applied| applied.as_ref().and_then(|applied| applied.first()).is_some_and(u8::is_ascii_digit))
+    applied.iter().all(|applied| is_version(applied.as_deref()))
+}
+
+/// Whether the value of an applied version is one: not missing, and no building.
+pub(super) fn is_version(applied: Option<&[u8]>) -> bool {
+    applied.and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
 }

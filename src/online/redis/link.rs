@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::address::{Address, Host, Place, Tls, shown};
+use super::gather::Gatherer;
 use super::open::{About, Obstacle, about, info_field, is_lost, obstacle, open, serves};
 use super::slots::SlotMap;
 use crate::online::Epoch;
@@ -83,6 +84,8 @@ impl Failure {
 pub(super) struct Node {
     /// For lookups and other short questions.
     pub(super) lookups: MultiplexedConnection,
+    /// What small lookups travel by, on the same connection.
+    pub(super) gatherer: Arc<Gatherer>,
     /// For writes.
     pub(super) writes: MultiplexedConnection,
     /// What the keys of its applied versions end with.
@@ -304,7 +307,8 @@ impl Keeper {
             _ if about.in_cluster => return Err((Obstacle::IsCluster, None)),
             _ => {}
         }
-        Ok((Node { lookups, writes, mark }, drivers, about))
+        let gatherer = Arc::new(Gatherer::new(lookups.clone()));
+        Ok((Node { lookups, gatherer, writes, mark }, drivers, about))
     }
 
     /// The slots as the first node that answers tells them.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use uuid::Uuid;
 
 use super::*;
@@ -96,6 +97,38 @@ async fn what_was_known_before_the_connection_broke_is_not_built_upon() {
     assert!(!store.advance(VIEW, &from, DatasetVersion(2), before).await.unwrap());
     assert!(store.advance(VIEW, &from, DatasetVersion(2), after).await.unwrap());
     assert_eq!(store.get(&[key(VIEW, 1)], after).await.unwrap(), [None]);
+}
+
+/// Those of another runtime are asked too, each by a call of its own.
+#[tokio::test]
+async fn lookups_of_one_moment_are_one_call() {
+    let server = RedisServer::start();
+    let store = connect(&server);
+    empty(&store, VIEW).await;
+    store.upsert(VIEW, &[(entity(1), row(1, 1, 1, 1))], None).await.unwrap();
+    let calls = || {
+        let stats = server.ask(&["INFO", "commandstats"]);
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_mget:calls=")?.split(',').next()?.parse::<u64>().ok());
+        calls.unwrap_or(0)
+    };
+    let ask = async || assert_eq!(get(&store, &[key(VIEW, 1), key(VIEW, 2)]).await, [Some(row(1, 1, 1, 1)), None]);
+    for (lookups, expected) in [(1, 1), (100, 1), (1000, 4)] {
+        let before = calls();
+        join_all((0..lookups).map(|_| ask())).await;
+        assert_eq!(calls() - before, expected, "{lookups} lookups");
+    }
+    let before = calls();
+    let elsewhere = tokio::task::spawn_blocking({
+        let store = Arc::clone(&store);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let asked = [key(VIEW, 1)];
+            runtime.block_on(join_all((0..3).map(|_| get(&store, &asked)))).concat()
+        }
+    });
+    assert_eq!(elsewhere.await.unwrap(), vec![Some(row(1, 1, 1, 1)); 3]);
+    assert_eq!(calls() - before, 3);
 }
 
 /// A call without a limit would never end here.
