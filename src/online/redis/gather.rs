@@ -13,13 +13,16 @@ use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::calls::{Keys, MGET_KEYS, is_version};
+use super::calls::{Keys, is_version};
 use super::link::Failure;
 use crate::online::RowKey;
 use crate::registry::ObjectId;
 
-/// How many keys a lookup may have to travel with others: those of one that has more are worth a call, and the wait for its rows.
-const MOST_KEYS: usize = 32;
+/// How many keys a lookup may have to travel with others: those of one that has more are worth a call of their own.
+const LOOKUP_KEYS: usize = 32;
+
+/// How many keys travel in one call: in larger ones, server and gateway wait for each other by turns, where they could both work.
+const CALL_KEYS: usize = 40;
 
 /// The lookups that are about to be sent to one server.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Gatherer {
 
     /// Whether a lookup of these keys may travel with others.
     pub(super) fn takes(&self, asked: &[RowKey]) -> bool {
-        asked.len() <= MOST_KEYS && Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id())
+        asked.len() <= LOOKUP_KEYS && Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id())
     }
 
     /// The rows of these keys, in their order. Fails as where the connection is another if a view is not whole.
@@ -64,7 +67,7 @@ impl Gatherer {
         let (sender, answer) = oneshot::channel();
         let (full, is_first) = {
             let mut waiting = self.waiting.lock();
-            let full = (waiting.keys + asked.len() > MGET_KEYS).then(|| mem::take(&mut *waiting));
+            let full = (waiting.keys + asked.len() > CALL_KEYS).then(|| mem::take(&mut *waiting));
             let is_first = waiting.lookups.is_empty();
             waiting.add(keys, asked, sender);
             (full, is_first)
