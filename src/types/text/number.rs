@@ -1,6 +1,6 @@
 //! Booleans, integers, floats and decimals.
 
-use std::fmt::{Display, LowerExp, Write};
+use std::fmt::{Display, Write};
 use std::str::FromStr;
 
 use super::{TextSink, syntax};
@@ -125,33 +125,6 @@ fn overflow() -> Error {
     Error::new(SqlState::NumericValueOutOfRange, "numeric field overflow")
 }
 
-/// Text that fits on the stack: no number needs more.
-struct Scratch {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Scratch {
-    fn of(value: std::fmt::Arguments<'_>) -> Self {
-        let mut scratch = Self { bytes: [0; 64], length: 0 };
-        scratch.write_fmt(value).expect("no number is longer than 64 characters");
-        scratch
-    }
-
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.length]).expect("only whole strings were copied in")
-    }
-}
-
-impl Write for Scratch {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
-
 /// Writes an integer.
 pub fn write_integer(out: &mut impl TextSink, value: i64) {
     let mut digits = [0; 20];
@@ -177,8 +150,10 @@ pub fn write_float8(out: &mut impl TextSink, value: f64) {
         out.put("NaN");
     } else if value.is_infinite() {
         out.put(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else if value == 0.0 || (1e-4..1e15).contains(&value.abs()) {
+        write_positional(out, value);
     } else {
-        write_shortest(out, value, 15);
+        write_scientific(out, value);
     }
 }
 
@@ -188,58 +163,47 @@ pub fn write_float4(out: &mut impl TextSink, value: f32) {
         out.put("NaN");
     } else if value.is_infinite() {
         out.put(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else if value == 0.0 || (1e-4..1e6).contains(&value.abs()) {
+        write_positional(out, value);
     } else {
-        write_shortest(out, value, 6);
+        write_scientific(out, value);
     }
 }
 
-/// PostgreSQL writes an exponent from 10^`digits` on and below 10^-4, always with a sign and two digits.
-fn write_shortest<T: Display + LowerExp>(out: &mut impl TextSink, value: T, digits: i32) {
-    let scientific = Scratch::of(format_args!("{value:e}"));
-    let text = scientific.text();
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..digits).contains(&exponent) {
-        write_positional(out, mantissa, exponent);
-        return;
+/// Writes a number that PostgreSQL writes without an exponent.
+fn write_positional(out: &mut impl TextSink, value: impl zmij::Float) {
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(value);
+    out.put(text.strip_suffix(".0").unwrap_or(text));
+}
+
+/// Writes a number that PostgreSQL writes with an exponent, which always has a sign and two digits.
+fn write_scientific(out: &mut impl TextSink, value: impl zmij::Float) {
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(value);
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, power) = unsigned.split_once('e').unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole, fraction].concat();
+    let significant = digits.trim_start_matches('0');
+    // How many digits stand before the point, less where it stands when only one does.
+    let moved = digits.len() - significant.len() + 1;
+    let power: i64 = power.parse().unwrap_or(0);
+    let exponent = power + i64::try_from(whole.len()).unwrap_or(0) - i64::try_from(moved).unwrap_or(0);
+    let (first, rest) = significant.trim_end_matches('0').split_at(1);
+    if text.len() > unsigned.len() {
+        out.put("-");
     }
-    out.put(mantissa);
+    out.put(first);
+    if !rest.is_empty() {
+        out.put(".");
+        out.put(rest);
+    }
     out.put(if exponent < 0 { "e-" } else { "e+" });
     if exponent.abs() < 10 {
         out.put("0");
     }
-    write_integer(out, i64::from(exponent.abs()));
-}
-
-/// Writes `d.ddd` times a power of ten without an exponent: formatting the number a second time would cost as much as the first.
-fn write_positional(out: &mut impl TextSink, mantissa: &str, exponent: i32) {
-    let unsigned = match mantissa.strip_prefix('-') {
-        Some(unsigned) => {
-            out.put("-");
-            unsigned
-        }
-        None => mantissa,
-    };
-    let (first, rest) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-    let Ok(places) = usize::try_from(exponent) else {
-        out.put("0.");
-        (exponent + 1..0).for_each(|_| out.put("0"));
-        out.put(first);
-        out.put(rest);
-        return;
-    };
-    out.put(first);
-    match rest.split_at_checked(places) {
-        Some((whole, fraction)) => {
-            out.put(whole);
-            out.put(if fraction.is_empty() { "" } else { "." });
-            out.put(fraction);
-        }
-        None => {
-            out.put(rest);
-            (rest.len()..places).for_each(|_| out.put("0"));
-        }
-    }
+    write_integer(out, exponent.abs());
 }
 
 /// Writes a decimal given by the digits of its unscaled value (with a sign, if negative), keeping all of its scale.
@@ -291,6 +255,26 @@ mod tests {
             prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits());
             if !text.contains('e') {
                 prop_assert_eq!(text, format!("{value}"));
+            }
+        }
+
+        #[test]
+        fn numbers_of_any_size_have_an_exponent_where_it_is_due(bits in any::<u64>(), power in -8..20_i32) {
+            for value in [f64::from_bits(bits), 10_f64.powi(power) * (1.0 + bits as f64 / 1e20)] {
+                let mut text = String::new();
+                write_float8(&mut text, value);
+                prop_assert_eq!(text.contains('e'), value.is_finite() && format!("{value:e}").split_once('e').is_some_and(|(_, power)| {
+                    !(-4..15).contains(&power.parse::<i32>().unwrap())
+                }), "{}", text);
+                prop_assert!(value.is_nan() || text.parse::<f64>().unwrap() == value, "{}", text);
+            }
+            let value = f32::from_bits(bits as u32);
+            let mut text = String::new();
+            write_float4(&mut text, value);
+            prop_assert!(value.is_nan() || text.parse::<f32>().unwrap() == value, "{}", text);
+            // Of two as near, PostgreSQL writes the one that ends in an even digit.
+            if value.is_finite() && !text.contains('e') {
+                prop_assert_eq!(text.len(), format!("{value}").len());
             }
         }
     }
