@@ -121,6 +121,7 @@ async def errors(connection):
     try:
         async with connection.transaction():
             await connection.fetch("SELECT 1 / $1::int", 0)
+        raise AssertionError("something was divided by zero")
     except asyncpg.DivisionByZeroError as error:
         same(error.sqlstate, "22012", "SQLSTATE in a block")
     same(await connection.fetchval("SELECT 1"), 1, "the connection after an error")

@@ -1,6 +1,6 @@
 //! What is asked of each server: of one, in few calls of many keys; of the nodes of a cluster, at once, in calls of one slot each.
 
-use std::io::Write;
+use std::fmt::Write;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -21,8 +21,8 @@ const SCRIPT_ROWS: usize = 256;
 /// How many rows travel together.
 pub(super) const WRITE_ROWS: usize = 16 * SCRIPT_ROWS;
 
-/// The most that the name of a row's key has beside the letters of its store and the bytes of its entity.
-const ROOM_FOR_VIEW: usize = 16;
+/// Room in the name of a row's key for its view and, mostly, its entity.
+const NAME_ROOM: usize = 48;
 
 /// The names of a store's keys.
 pub(super) struct Keys {
@@ -32,14 +32,15 @@ pub(super) struct Keys {
 
 impl Keys {
     fn prefix(&self, view: ObjectId) -> String {
-        format!("{}:{view}:{{", self.store)
+        let mut prefix = String::with_capacity(self.store.len() + NAME_ROOM);
+        // Nothing that is written to memory fails.
+        let _ = write!(prefix, "{}:{view}:{{", self.store);
+        prefix
     }
 
     /// The key of an entity's row.
     pub(super) fn row(&self, view: ObjectId, entity: &EntityKey) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.store.len() + entity.as_bytes().len() + ROOM_FOR_VIEW);
-        // Nothing that is written to memory fails.
-        let _ = write!(key, "{}:{view}:{{", self.store);
+        let mut key = self.prefix(view).into_bytes();
         key.extend_from_slice(entity.as_bytes());
         key.push(b'}');
         key
