@@ -5,10 +5,7 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, FieldRef, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
@@ -24,10 +21,8 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
-use crate::types::text::{
-    TextParser, Zone, write_bytea, write_date, write_decimal, write_element, write_float4, write_float8, write_integer,
-    write_interval, write_time, write_timestamp, write_timestamptz,
-};
+use crate::types::cells::Cells;
+use crate::types::text::{TextParser, Zone};
 
 /// Gives a text literal that is compared with an instant the instant's type, before DataFusion chooses one.
 #[derive(Debug)]
@@ -282,73 +277,20 @@ impl TextCast {
 
     fn show(&self, values: &ArrayRef) -> Result<ArrayRef> {
         let zone = Zone::parse(&self.time_zone)?;
-        let values = cast(values, &written_as(&self.sql_type)).map_err(arrow)?;
-        if values.data_type() == &DataType::Utf8 {
-            return cast(&values, self.target.data_type()).map_err(arrow);
-        }
+        let cells = Cells::new(values, &self.sql_type)?;
         let mut texts = StringBuilder::with_capacity(values.len(), values.len() * 24);
+        let mut text = String::new();
         for row in 0..values.len() {
-            if values.is_null(row) {
+            if cells.is_null(row) {
                 texts.append_null();
                 continue;
             }
-            let mut text = String::new();
-            write_value(&mut text, &values, row, zone);
-            texts.append_value(text);
+            text.clear();
+            cells.write_text(row, zone, &mut text);
+            texts.append_value(&text);
         }
         let texts: ArrayRef = std::sync::Arc::new(texts.finish());
         cast(&texts, self.target.data_type()).map_err(arrow)
-    }
-}
-
-/// Writes a value as its type's output function does.
-fn write_value(text: &mut String, values: &ArrayRef, row: usize, zone: Zone) {
-    match values.data_type() {
-        DataType::Boolean => text.push_str(if values.as_boolean().value(row) { "t" } else { "f" }),
-        DataType::Int16 => write_integer(text, values.as_primitive::<Int16Type>().value(row).into()),
-        DataType::Int32 => write_integer(text, values.as_primitive::<Int32Type>().value(row).into()),
-        DataType::Int64 => write_integer(text, values.as_primitive::<Int64Type>().value(row)),
-        DataType::Float32 => write_float4(text, values.as_primitive::<Float32Type>().value(row)),
-        DataType::Float64 => write_float8(text, values.as_primitive::<Float64Type>().value(row)),
-        DataType::Decimal128(_, scale) => write_decimal(text, &values.as_primitive::<Decimal128Type>().value(row), *scale),
-        DataType::Utf8 => text.push_str(values.as_string::<i32>().value(row)),
-        DataType::Date32 => write_date(text, values.as_primitive::<Date32Type>().value(row)),
-        DataType::Time64(_) => write_time(text, values.as_primitive::<Time64MicrosecondType>().value(row)),
-        DataType::Timestamp(_, None) => write_timestamp(text, values.as_primitive::<TimestampMicrosecondType>().value(row)),
-        DataType::Timestamp(_, Some(_)) => {
-            write_timestamptz(text, values.as_primitive::<TimestampMicrosecondType>().value(row), zone);
-        }
-        DataType::Interval(_) => write_interval(text, values.as_primitive::<IntervalMonthDayNanoType>().value(row)),
-        DataType::List(_) => write_elements(text, &values.as_list::<i32>().value(row), zone),
-        DataType::FixedSizeList(_, _) => write_elements(text, &values.as_fixed_size_list().value(row), zone),
-        _ => write_bytea(text, values.as_binary::<i32>().value(row)),
-    }
-}
-
-fn write_elements(text: &mut String, elements: &ArrayRef, zone: Zone) {
-    text.push('{');
-    for row in 0..elements.len() {
-        if row > 0 {
-            text.push(',');
-        }
-        if elements.is_null(row) {
-            text.push_str("NULL");
-            continue;
-        }
-        let mut element = String::new();
-        write_value(&mut element, elements, row, zone);
-        write_element(text, &element);
-    }
-    text.push('}');
-}
-
-/// The Arrow type that [`TextCast::show`] writes values of a type from.
-fn written_as(sql_type: &SqlType) -> DataType {
-    match sql_type {
-        SqlType::Time => DataType::Time64(TimeUnit::Microsecond),
-        SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
-        SqlType::Bytea => DataType::Binary,
-        other => other.arrow(),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::backend::{Backend, with_length};
 use super::connection::{Connection, WRITE_BYTES, guard};
 use super::decode;
-use super::encode::{Cells, TextStyle, write_packed};
+use super::encode::{TextStyle, write_packed};
 use super::extended::{Bound, PortalState};
 use super::frontend::Bind;
 use super::key_values::add_slot;
@@ -27,6 +27,7 @@ use crate::online::PackedRow;
 use crate::session::{Prepared, TransactionStatus};
 use crate::time::EventTime;
 use crate::types::SqlType;
+use crate::types::cells::Cells;
 use crate::types::text::Zone;
 
 /// How many lookups are gathered before they are settled.

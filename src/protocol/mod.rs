@@ -33,12 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use bytes::BytesMut;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result, SqlState};
 use crate::session::Services;
 use crate::types::SqlType;
+use crate::types::cells::Cells;
 use crate::types::text::Zone;
 
 pub use cancel::CancelRegistry;
@@ -160,17 +160,17 @@ impl Format {
 ///
 /// For few rows: it copies every cell.
 pub fn text_cells(batch: &RecordBatch, time_zone: &str) -> Result<Vec<Vec<Option<String>>>> {
-    let style = encode::TextStyle { zone: Zone::parse(time_zone)? };
+    let zone = Zone::parse(time_zone)?;
     let mut rows = vec![Vec::with_capacity(batch.num_columns()); batch.num_rows()];
     for (array, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
         let sql_type =
             SqlType::of_field(field).ok_or_else(|| Error::unsupported(format!("a result of type {}", field.data_type())))?;
-        let cells = encode::Cells::new(array, &sql_type)?;
+        let cells = Cells::new(array, &sql_type)?;
         for (n, row) in rows.iter_mut().enumerate() {
             let text = (!cells.is_null(n)).then(|| {
-                let mut text = BytesMut::new();
-                cells.write_text(n, style, &mut text);
-                String::from_utf8_lossy(&text).into_owned()
+                let mut text = String::new();
+                cells.write_text(n, zone, &mut text);
+                text
             });
             row.push(text);
         }

@@ -8,9 +8,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::Format;
 use super::backend::{Column, with_length};
-use super::encode::{Cells, TextStyle};
+use super::encode::TextStyle;
 use crate::error::{Error, Result, SqlState};
 use crate::offline::BatchStream;
+use crate::types::cells::Cells;
 
 /// The columns of a result as a client knows them; `0A000` where a column has no PostgreSQL type.
 pub(super) fn columns_of(schema: &Schema) -> Result<Arc<[Column]>> {

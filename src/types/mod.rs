@@ -3,6 +3,7 @@
 //! Where several SQL types share an Arrow type (`text`, `uuid`, `json`, `name` are all Utf8), the field's metadata says
 //! which one is meant, under [`PG_TYPE_KEY`]. Everything that crosses a room boundary as Arrow keeps that metadata.
 
+pub(crate) mod cells;
 pub mod text;
 
 use std::fmt;

@@ -72,7 +72,7 @@ impl CopyWriter {
                     out.extend_from_slice(self.options.null.as_bytes());
                 } else {
                     value.clear();
-                    cells.write_text(row, self.style, &mut value);
+                    cells.write_text(row, self.style.zone, &mut value);
                     self.put_value(index, &value, out);
                 }
             }

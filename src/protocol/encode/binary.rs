@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Cells, Values};
 use crate::error::{Error, Result, SqlState};
 use crate::protocol::backend::with_length;
 use crate::types::SqlType;
+use crate::types::cells::{Cells, Values};
 use crate::types::text::{AFTER_ALL, BEFORE_ALL, parse_uuid, write_decimal};
 
 /// PostgreSQL counts days and microseconds from 2000-01-01.

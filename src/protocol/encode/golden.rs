@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use bytes::BytesMut;
 
-use super::{Cells, TextStyle, write_packed};
+use super::{TextStyle, write_packed};
 use crate::error::Result;
 use crate::protocol::Format;
 use crate::protocol::decode::BinaryParser;
 use crate::types::SqlType;
+use crate::types::cells::Cells;
 use crate::types::text::{TextParser, Zone};
 
 fn sql_type(name: &str) -> SqlType {
@@ -62,7 +63,7 @@ fn round_trip(sql_type: &SqlType, zone: Zone, input: &str) -> Result<[String; 3]
     let write = |array| -> Result<(String, BytesMut)> {
         let cells = Cells::new(&array, sql_type)?;
         let (mut text, mut binary) = (BytesMut::new(), BytesMut::new());
-        cells.write_text(0, TextStyle { zone }, &mut text);
+        cells.write_text(0, zone, &mut text);
         cells.write_binary(0, &mut binary)?;
         Ok((String::from_utf8(text.to_vec()).unwrap(), binary))
     };

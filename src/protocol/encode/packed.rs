@@ -1,10 +1,10 @@
-//! Values of packed rows and keys, as the online store holds them, to PostgreSQL values: what [`Cells`](super::Cells) does for
+//! Values of packed rows and keys, as the online store holds them, to PostgreSQL values: what [`Cells`](crate::types::cells::Cells) does for
 //! columns, a value at a time and without building one.
 
 use bytes::BytesMut;
 
+use super::TextStyle;
 use super::binary::{EPOCH_DAYS, EPOCH_MICROS, instant_out_of_range, put_numeric, too_many_elements};
-use super::text::TextStyle;
 use crate::error::{Error, Result, SqlState};
 use crate::protocol::Format;
 use crate::protocol::backend::with_length;

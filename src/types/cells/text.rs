@@ -1,7 +1,6 @@
 //! Values as text.
 
 use arrow::array::Array;
-use bytes::BytesMut;
 
 use super::{Cells, Values};
 use crate::types::SqlType;
@@ -10,16 +9,9 @@ use crate::types::text::{
     write_interval, write_time, write_timestamp, write_timestamptz,
 };
 
-/// How the session wants its text.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TextStyle {
-    /// The zone that instants are shown in.
-    pub(crate) zone: Zone,
-}
-
 impl Cells {
-    /// Writes the cell's text; nothing for NULL.
-    pub(crate) fn write_text(&self, row: usize, style: TextStyle, out: &mut BytesMut) {
+    /// Writes the cell's text, instants as in `zone`; nothing for NULL.
+    pub(crate) fn write_text(&self, row: usize, zone: Zone, out: &mut impl TextSink) {
         match &self.values {
             Values::Null => {}
             Values::Boolean(values) => out.put(if values.value(row) { "t" } else { "f" }),
@@ -39,22 +31,22 @@ impl Cells {
             Values::Date(values) => write_date(out, values.value(row)),
             Values::Time(values) => write_time(out, values.value(row)),
             Values::Timestamp(values) => match self.sql_type {
-                SqlType::TimestampTz => write_timestamptz(out, values.value(row), style.zone),
+                SqlType::TimestampTz => write_timestamptz(out, values.value(row), zone),
                 _ => write_timestamp(out, values.value(row)),
             },
             Values::Interval(values) => write_interval(out, values.value(row)),
-            Values::List(_, _) | Values::FixedList(_, _) => self.write_list(row, style, out),
+            Values::List(_, _) | Values::FixedList(_, _) => self.write_list(row, zone, out),
         }
     }
 
-    fn write_list(&self, row: usize, style: TextStyle, out: &mut BytesMut) {
+    fn write_list(&self, row: usize, zone: Zone, out: &mut impl TextSink) {
         let Some((range, elements)) = self.elements(row) else { return };
         let (open, separator, close) = match self.sql_type {
             SqlType::Int2Vector | SqlType::OidVector => ("", " ", ""),
             _ => ("{", ",", "}"),
         };
         out.put(open);
-        let mut scratch = BytesMut::new();
+        let mut scratch = String::new();
         for element in range.clone() {
             if element > range.start {
                 out.put(separator);
@@ -62,11 +54,11 @@ impl Cells {
             if elements.is_null(element) {
                 out.put("NULL");
             } else if elements.needs_no_quotes() {
-                elements.write_text(element, style, out);
+                elements.write_text(element, zone, out);
             } else {
                 scratch.clear();
-                elements.write_text(element, style, &mut scratch);
-                write_element(out, std::str::from_utf8(&scratch).expect("values are written as strings"));
+                elements.write_text(element, zone, &mut scratch);
+                write_element(out, &scratch);
             }
         }
         out.put(close);
