@@ -4,7 +4,6 @@
 .PHONY: help demo test tools-build tools-test
 
 CARGO ?= cargo
-TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,9 +11,8 @@ help: ## What can be made
 # The demo's own profile optimises nothing, so that a first build takes some eight minutes on two cores, where a release build takes over half
 # an hour. Servers and benchmarks want `cargo build --release`.
 demo: tools-build ## New York's flights and weather of 2013, a guided session; then goes on serving (Ctrl-C ends it)
-	@test -x $(TARGET)/demo/tidegate || echo "building Tidegate and its libraries: about eight minutes on two cores, this first time only"
-	@$(CARGO) build --locked --profile demo
-	@$(TARGET)/demo/tidegate demo
+	@echo "building Tidegate and its libraries, unless they are: about eight minutes on two cores, the first time only"
+	@$(CARGO) run --locked --profile demo -- demo
 
 test: tools-build tools-test ## Every test, with a real gateway, a real Redis and real clients
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
