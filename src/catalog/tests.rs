@@ -322,6 +322,8 @@ async fn errors_are_postgres_errors() {
         let error = world.rows(sql).await.unwrap_err();
         assert_eq!(error.code(), code, "{sql}: {error}");
     }
+    let error = world.rows("SELECT set_config('x', 'y')").await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (SqlState::UndefinedFunction, "function set_config(text, text) does not exist"));
 }
 
 #[tokio::test]

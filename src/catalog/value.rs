@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit, TimeUnit};
 use datafusion::scalar::ScalarValue;
 
 use crate::error::{Error, Result, SqlState};
+use crate::planner::NO_FUNCTION_HINT;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,7 +263,7 @@ pub(super) fn no_function(name: &str, arguments: &[DataType]) -> Error {
         .map(|argument| crate::types::SqlType::of_arrow(argument).map_or_else(|| argument.to_string(), |known| known.name()))
         .collect();
     Error::new(SqlState::UndefinedFunction, format!("function {name}({}) does not exist", types.join(", ")))
-        .hint("No function matches the given name and argument types. You might need to add explicit type casts.")
+        .hint(NO_FUNCTION_HINT)
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use datafusion::error::DataFusionError;
 
 use crate::error::{Error, SqlState};
 
+/// What PostgreSQL advises where no function takes the arguments that it is given.
+pub(crate) const NO_FUNCTION_HINT: &str =
+    "No function matches the given name and argument types. You might need to add explicit type casts.";
+
 /// The error a client reads.
 pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
     // Moved out where it can be, so that the cause stays with it.
@@ -144,10 +148,14 @@ fn from_plan(message: &str) -> Error {
         return Error::new(SqlState::UndefinedFunction, format!("operator does not exist: {}", types(message)))
             .hint(super::casts::NO_OPERATOR_HINT);
     }
+    // What the catalog's functions say of arguments that they do not take, quoted by the library.
+    if let Some((_, quoted)) = message.split_once("user-defined coercion failed with: External error: ") {
+        let said = quoted.split_once(" does not exist").map_or(quoted, |(call, _)| call);
+        return Error::new(SqlState::UndefinedFunction, format!("{said} does not exist")).hint(NO_FUNCTION_HINT);
+    }
     let call = ["No function matches", "Failed to coerce arguments", "Function '", "does not support zero arguments"];
     if call.iter().any(|start| message.contains(start)) {
-        return Error::new(SqlState::UndefinedFunction, sentence(message))
-            .hint("No function matches the given name and argument types. You might need to add explicit type casts.");
+        return Error::new(SqlState::UndefinedFunction, sentence(message)).hint(NO_FUNCTION_HINT);
     }
     if message.contains("LIMIT must be >= 0") {
         return Error::new(SqlState::InvalidRowCountInLimitClause, "LIMIT must not be negative");

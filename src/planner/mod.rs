@@ -57,6 +57,7 @@ mod tests;
 pub use crate::executor::{HeldRows, OnlineFallback, Stores, VersionPins};
 pub use compile::slot_values;
 pub use engine::{Planner, explain_lookup};
+pub(crate) use errors::NO_FUNCTION_HINT;
 pub use external::{external_table, infer_external_schema};
 pub use provider::{feature_view, history, stored_table};
 pub use service::{feature_service, service_members};
