@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
@@ -23,7 +25,8 @@ const SWEPT_ROWS_MIN: usize = 256;
 /// a shard is looked through when it has twice the rows that the last look left, so that looks cost a write little.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    views: RwLock<HashMap<ObjectId, Arc<ViewRows>>>,
+    /// Read by every lookup on every thread, so that not even a counter of readers is shared.
+    views: ArcSwap<HashMap<ObjectId, Arc<ViewRows>>>,
     hasher: RandomState,
 }
 
@@ -31,6 +34,15 @@ pub struct MemoryStore {
 struct ViewRows {
     shards: [RwLock<Shard>; SHARDS],
     applied: Mutex<Applied>,
+    /// Whether `applied` is [`Applied::Through`] a version. Changed while `applied` is locked, before any row that it is to speak of.
+    are_whole: AtomicBool,
+}
+
+impl ViewRows {
+    fn set_applied(&self, applied: &mut Applied, to: Applied) {
+        self.are_whole.store(matches!(to, Applied::Through(_)), Ordering::Release);
+        *applied = to;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,10 +91,16 @@ impl MemoryStore {
     }
 
     fn view(&self, view: ObjectId) -> Arc<ViewRows> {
-        if let Some(rows) = self.views.read().get(&view) {
-            return rows.clone();
+        if let Some(rows) = self.views.load().get(&view) {
+            return Arc::clone(rows);
         }
-        self.views.write().entry(view).or_default().clone()
+        let mut stored = Arc::default();
+        self.views.rcu(|views| {
+            let mut views = HashMap::clone(views);
+            stored = Arc::clone(views.entry(view).or_default());
+            views
+        });
+        stored
     }
 
     fn shard(&self, entity: &EntityKey) -> usize {
@@ -101,13 +119,13 @@ impl OnlineStore for MemoryStore {
     }
 
     async fn get(&self, keys: &[RowKey], _epoch: Epoch) -> Result<Vec<Option<PackedRow>>> {
-        let views = self.views.read();
+        let views = self.views.load();
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunk_by(|one, next| one.view == next.view) {
             let Some(stored) = views.get(&keys[0].view) else { return Err(not_whole()) };
             let row = |key: &RowKey| stored.shards[self.shard(&key.entity)].read().rows.get(&key.entity).cloned();
             rows.extend(keys.iter().map(row));
-            if !matches!(*stored.applied.lock(), Applied::Through(_)) {
+            if !stored.are_whole.load(Ordering::Acquire) {
                 return Err(not_whole());
             }
         }
@@ -128,7 +146,7 @@ impl OnlineStore for MemoryStore {
     }
 
     async fn applied(&self, view: ObjectId) -> Result<Option<DatasetVersion>> {
-        let views = self.views.read();
+        let views = self.views.load();
         let Some(rows) = views.get(&view) else { return Ok(None) };
         match *rows.applied.lock() {
             Applied::Through(version) => Ok(Some(version)),
@@ -143,7 +161,7 @@ impl OnlineStore for MemoryStore {
             return Ok(id.clone());
         }
         let id = BuildId(uuid::Uuid::new_v4().to_string());
-        *applied = Applied::Building(id.clone());
+        stored.set_applied(&mut applied, Applied::Building(id.clone()));
         Ok(id)
     }
 
@@ -157,13 +175,17 @@ impl OnlineStore for MemoryStore {
             (Applied::Nothing | Applied::Building(_) | Applied::Through(_), _) => false,
         };
         if moves {
-            *applied = Applied::Through(to);
+            stored.set_applied(&mut applied, Applied::Through(to));
         }
         Ok(moves)
     }
 
     async fn clear(&self, view: ObjectId) -> Result<()> {
-        self.views.write().remove(&view);
+        self.views.rcu(|views| {
+            let mut views = HashMap::clone(views);
+            views.remove(&view);
+            views
+        });
         Ok(())
     }
 
@@ -171,14 +193,14 @@ impl OnlineStore for MemoryStore {
     async fn page(&self, view: ObjectId, cursor: u64) -> Result<Page> {
         let place = usize::try_from(cursor).ok().filter(|place| *place < SHARDS);
         let place = place.ok_or_else(|| Error::internal(format!("no page {cursor}")))?;
-        let rows = self.views.read().get(&view).cloned().unwrap_or_default();
+        let rows = self.views.load().get(&view).cloned().unwrap_or_default();
         let rows = rows.shards[place].read().rows.iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
         Ok(Page { rows, next: (place + 1 < SHARDS).then_some(cursor + 1) })
     }
 
     async fn status(&self) -> StoreStatus {
         let (mut keys, mut bytes) = (0_u64, 0_u64);
-        for rows in self.views.read().values() {
+        for rows in self.views.load().values() {
             for shard in &rows.shards {
                 let shard = shard.read();
                 keys += shard.rows.len() as u64;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::{EntityKey, Epoch, Lifetime, OnlineStore, PackedRow, Progress, RowKey, not_whole};
 use crate::error::{Error, Result, SqlState};
@@ -23,7 +24,8 @@ const DUE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct OnlineViews {
     store: Arc<dyn OnlineStore>,
     expiry: Expiry,
-    ready: RwLock<HashMap<ObjectId, Readiness>>,
+    /// Read by every lookup on every thread, so that not even a counter of readers is shared.
+    ready: ArcSwap<HashMap<ObjectId, Readiness>>,
     waiting: Mutex<Waiting>,
     /// The earliest event time that waits, in microseconds; `i64::MAX` where none does. Stays in the past until the rows that
     /// have become due are in the store, so that no lookup can pass them by.
@@ -47,6 +49,13 @@ struct Readiness {
     through: Option<Epoch>,
     /// How often rows went missing so far.
     losses: u64,
+}
+
+impl Readiness {
+    fn lose(&mut self) {
+        self.through = None;
+        self.losses += 1;
+    }
 }
 
 /// Whether a view can be looked up.
@@ -108,7 +117,7 @@ impl OnlineViews {
         Self {
             store,
             expiry: Expiry::Never,
-            ready: RwLock::default(),
+            ready: ArcSwap::default(),
             waiting: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
             due_turn: tokio::sync::Mutex::default(),
@@ -153,38 +162,42 @@ impl OnlineViews {
     }
 
     fn ready_through(&self, view: ObjectId) -> Option<Epoch> {
-        self.ready.read().get(&view)?.through
+        self.ready.load().get(&view)?.through
     }
 
     /// The present moment, for [`OnlineViews::set_ready`]; fails where the store is away.
     pub async fn readiness_mark(&self, view: ObjectId) -> Result<ReadinessMark> {
         let epoch = self.store.connected().await?;
-        Ok(ReadinessMark { losses: self.ready.read().get(&view).map_or(0, |readiness| readiness.losses), epoch })
+        Ok(ReadinessMark { losses: self.ready.load().get(&view).map_or(0, |readiness| readiness.losses), epoch })
     }
 
     /// Says that the view's rows were all there at `mark`; they still are unless some went missing since.
     pub fn set_ready(&self, view: ObjectId, mark: ReadinessMark) {
-        let mut ready = self.ready.write();
-        let readiness = ready.entry(view).or_default();
-        if readiness.losses == mark.losses {
-            readiness.through = Some(mark.epoch);
-        }
+        self.change(|ready| {
+            let readiness = ready.entry(view).or_default();
+            if readiness.losses == mark.losses {
+                readiness.through = Some(mark.epoch);
+            }
+        });
     }
 
     /// Says that rows of the view may be missing: its lookups read the offline store until it is ready again.
     pub fn set_unready(&self, view: ObjectId) {
-        let mut ready = self.ready.write();
-        let readiness = ready.entry(view).or_default();
-        readiness.through = None;
-        readiness.losses += 1;
+        self.change(|ready| ready.entry(view).or_default().lose());
     }
 
     /// Says that rows of any view may be wrong, as they are when the clock was set back.
     pub fn set_all_unready(&self) {
-        for readiness in self.ready.write().values_mut() {
-            readiness.through = None;
-            readiness.losses += 1;
-        }
+        self.change(|ready| ready.values_mut().for_each(Readiness::lose));
+    }
+
+    /// Changes what is known of the views' readiness. Rare beside the lookups that read it.
+    fn change(&self, change: impl Fn(&mut HashMap<ObjectId, Readiness>)) {
+        self.ready.rcu(|ready| {
+            let mut ready = HashMap::clone(ready);
+            change(&mut ready);
+            ready
+        });
     }
 
     /// The rows at `now`: rows whose event time has come since the last call are applied first. One round trip.
@@ -217,7 +230,7 @@ impl OnlineViews {
     /// The epoch through which the rows of all views of `keys` are there.
     fn common_epoch(&self, keys: &[RowKey]) -> Option<Epoch> {
         let Some(first) = keys.first() else { return self.store.epoch() };
-        let ready = self.ready.read();
+        let ready = self.ready.load();
         let through = |view| ready.get(&view).and_then(|readiness: &Readiness| readiness.through);
         let epoch = through(first.view)?;
         let mut last = first.view;
