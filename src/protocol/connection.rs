@@ -145,21 +145,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     async fn serve(&mut self, host: &Host) -> Result<(), Failure> {
         let mut stopping = host.stopping.clone();
         let switch = Arc::clone(&self.registration.switch);
-        let stop = host.stopping.clone();
+        let mut cutting = host.stopping.clone();
         // The switch cuts off a statement under way; between statements the other arm of the loop notices.
         let cut = async move {
-            let mut stop = stop;
-            if stop.wait_for(|stopping| *stopping == Stopping::Now).await.is_ok() {
+            if cutting.wait_for(|stopping| *stopping == Stopping::Now).await.is_ok() {
                 switch.shut_down();
             }
             std::future::pending::<()>().await;
         };
-        tokio::pin!(cut);
+        // Waited for by one future each all along: to begin to wait means to queue with the other connections.
+        let stop = stopping.wait_for(|stopping| *stopping != Stopping::No);
+        tokio::pin!(cut, stop);
         loop {
             let incoming = tokio::select! {
                 biased;
                 incoming = self.wire.next() => incoming?,
-                _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return Err(Failure::Fatal(shutdown_error())),
+                _ = &mut stop => return Err(Failure::Fatal(shutdown_error())),
             };
             let Some(incoming) = incoming else { return Ok(()) };
             let goes_on = tokio::select! {

@@ -159,8 +159,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends what waits. Cancel safe: what was not sent stays in the outbox.
     pub(super) async fn flush(&mut self) -> Result<(), Failure> {
         while !self.outbox.is_empty() {
-            if self.stream.write_buf(&mut self.outbox).await? == 0 {
-                return Err(Failure::Gone);
+            // One buffer: the system does less for it than for the list of buffers that `write_buf` hands over.
+            match self.stream.write(&self.outbox).await? {
+                0 => return Err(Failure::Gone),
+                all if all == self.outbox.len() => self.outbox.clear(),
+                part => self.outbox.advance(part),
             }
         }
         Ok(self.stream.flush().await?)
