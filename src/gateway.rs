@@ -93,7 +93,11 @@ impl Gateway {
         };
         let listener = TcpListener::bind(&self.config.listen).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        let mut server = ServerConfig { connections_max: self.config.connections_max, ..ServerConfig::default() };
+        let mut server = ServerConfig {
+            connections_max: self.config.connections_max,
+            threads: connection_threads(&self.config),
+            ..ServerConfig::default()
+        };
         server.limits.message_bytes_max = self.config.message_bytes_max;
         let (stop, stopped) = watch::channel(false);
         let long_work = self.services.planner.runtime().handle()?;
@@ -102,11 +106,12 @@ impl Gateway {
         let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
         info!(%address, data = %self.config.data, "accepting connections");
         ready(address);
-        server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
+        let served = server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
         stop.send_replace(true);
         maintainer.await.map_err(|source| Error::internal("the task that keeps files few failed").caused_by(source))?;
         tidier.await.map_err(|source| Error::internal("the task that removes old files failed").caused_by(source))?;
-        follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))
+        follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))?;
+        served
     }
 
     async fn start_following(&self) {
@@ -122,7 +127,7 @@ impl Gateway {
 
 /// How many threads serve connections and lookups. A Redis on this machine works as they do, and gets one of their processors:
 /// they then gather more lookups a round trip instead of taking turns with it.
-pub fn connection_threads(config: &Config) -> usize {
+fn connection_threads(config: &Config) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let beside_redis = config.redis.as_deref().is_some_and(RedisStore::is_near);
     config.connection_threads.unwrap_or_else(|| (processors - usize::from(beside_redis)).max(1))

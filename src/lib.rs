@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`demo`] | the guided session of `make demo` |
 //! | [`gateway`] | builds the parts of a gateway and joins them; follows other gateways on the same root |
-//! | [`server`] | sockets: accepting, limiting, stopping |
+//! | [`server`] | sockets: accepting, limiting, stopping; the threads that connections stay on |
 //! | [`protocol`] | bytes to session and back: frames, prepared statements and portals, values in text and binary, `COPY` |
 //! | [`session`] | one client's conversation: settings, blocks, what a statement does |
 //! | [`catalog`] | the registry as SQL sees it: relations, system views, `pg_catalog`, functions |

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
 use tidegate::error::Result;
+use tidegate::gateway::Gateway;
 use tidegate::gateway::audit::{self, Audited, Repair};
-use tidegate::gateway::{Gateway, connection_threads};
-use tokio::runtime::Runtime;
+use tidegate::server::connection_runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -112,7 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve { file, given } => {
             let config = given.resolve(file.config.as_deref())?;
-            runtime(Some(connection_threads(&config)))?.block_on(async {
+            connection_runtime()?.block_on(async {
                 Gateway::open(config).await?.serve(announce, stop_signal()).await?;
                 Ok(ExitCode::SUCCESS)
             })
@@ -120,25 +120,15 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Audit { views, repair, file, given } => {
             let repair = if repair { Repair::Yes } else { Repair::No };
             let config = given.resolve(file.config.as_deref())?;
-            let audited = runtime(None)?.block_on(audit::audit(&config, &views, repair))?;
+            let audited = connection_runtime()?.block_on(audit::audit(&config, &views, repair))?;
             say(&audit::summary(&audited));
             Ok(if audited.iter().all(Audited::agrees) { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
         Command::Demo { listen, once } => {
-            runtime(None)?.block_on(tidegate::demo::run(listen, once, stop_signal()))?;
+            connection_runtime()?.block_on(tidegate::demo::run(listen, once, stop_signal()))?;
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// The runtime of connections, with as many threads as there are processors where it is not said how many.
-fn runtime(threads: Option<usize>) -> Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    let runtime = builder.enable_all().thread_name("connections").build();
-    runtime.map_err(|source| tidegate::error::Error::internal("could not start the runtime of connections").caused_by(source))
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command that has one")]

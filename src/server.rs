@@ -1,5 +1,7 @@
 //! Sockets: accepting, limiting and stopping.
 
+mod threads;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +12,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::error::Result;
 use crate::protocol::{Host, Limits, Room, Stopping, serve_connection};
 use crate::session::Services;
+use threads::Threads;
+
+pub use threads::connection_runtime;
 
 /// What the server as a whole may take.
 #[derive(Clone, Debug)]
@@ -20,13 +26,15 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// The connections served at once. Further clients are told that there are too many.
     pub connections_max: usize,
+    /// The threads that serve them. The one that [`serve`] is called on is the first.
+    pub threads: usize,
     /// How long a stop waits for what runs before cancelling it.
     pub drain_timeout: Duration,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { limits: Limits::default(), connections_max: 100, drain_timeout: Duration::from_secs(5) }
+        Self { limits: Limits::default(), connections_max: 100, threads: 1, drain_timeout: Duration::from_secs(5) }
     }
 }
 
@@ -41,10 +49,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the clients of `listener` until `shutdown` completes. Then it accepts no more; connections are told `57P01` and close
 /// as they become idle; what still runs after [`ServerConfig::drain_timeout`] is cancelled. Every connection has ended when
-/// this returns.
+/// this returns. Fails, before it accepts any, where the system gives it no threads.
 ///
 /// Not cancel safe: dropping it drops all connections where they are.
-pub async fn serve(listener: TcpListener, config: ServerConfig, services: Arc<Services>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    config: ServerConfig,
+    services: Arc<Services>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let threads = Threads::start(config.threads)?;
     let (stopping, watched) = watch::channel(Stopping::No);
     let host =
         Host { services, limits: config.limits.clone(), statements: Arc::default(), cancels: Arc::default(), stopping: watched };
@@ -57,7 +71,7 @@ pub async fn serve(listener: TcpListener, config: ServerConfig, services: Arc<Se
             () = &mut shutdown => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => admit(stream, &config, &host, &open, &mut connections),
+                Ok((stream, _)) => admit(stream, &config, &host, &open, &threads, &mut connections),
                 Err(problem) => {
                     warn!(%problem, "could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -75,31 +89,45 @@ pub async fn serve(listener: TcpListener, config: ServerConfig, services: Arc<Se
             }
         };
         if tokio::time::timeout(timeout, all_ended).await.is_ok() {
-            return;
+            return Ok(());
         }
     }
     warn!(connections = connections.len(), "connections did not end by themselves");
     connections.shutdown().await;
+    Ok(())
 }
 
-/// Starts a connection of its own.
-fn admit(stream: TcpStream, config: &ServerConfig, host: &Host, open: &Arc<AtomicUsize>, connections: &mut JoinSet<()>) {
+/// Starts a connection of its own, on one of the threads.
+fn admit(
+    stream: TcpStream,
+    config: &ServerConfig,
+    host: &Host,
+    open: &Arc<AtomicUsize>,
+    threads: &Threads,
+    connections: &mut JoinSet<()>,
+) {
     let Ok(place) = Place::take(open, config.connections_max + CONNECTIONS_OVER_MAX) else { return };
-    if let Err(problem) = prepare(&stream) {
-        warn!(%problem, "could not set up a connection");
-        return;
-    }
+    let stream = match prepare(stream) {
+        Ok(stream) => stream,
+        Err(problem) => return warn!(%problem, "could not set up a connection"),
+    };
     let room = if place.number <= config.connections_max { Room::Free } else { Room::Full };
     let host = host.clone();
-    connections.spawn(async move {
-        serve_connection(stream, host, room).await;
-        drop(place);
-    });
+    let (seat, runtime) = threads.seat();
+    let serve = async move {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => serve_connection(stream, host, room).await,
+            Err(problem) => warn!(%problem, "could not set up a connection"),
+        }
+        drop((place, seat));
+    };
+    connections.spawn_on(serve, runtime);
 }
 
-/// Answers are written whole, so there is nothing for the kernel to wait for.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)
+/// The socket, for whichever thread. Answers are written whole, so there is nothing for the kernel to wait for.
+fn prepare(stream: TcpStream) -> io::Result<std::net::TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.into_std()
 }
 
 /// A connection's place among those that are open.

@@ -7,6 +7,7 @@ use futures::future::try_join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, Pipeline, Script, ServerErrorKind};
 
+use super::gather::Gatherer;
 use super::link::{Failure, Session};
 use super::slots::SlotMap;
 use crate::online::{EntityKey, Lifetime, PackedRow, RowKey};
@@ -71,7 +72,7 @@ impl Keys {
 /// The rows of these keys, in their order. Fails as where the connection is another if a view is not whole where it was asked.
 pub(super) async fn rows_of(session: &Session, keys: &Keys, asked: &[RowKey]) -> Result<Vec<Option<Vec<u8>>>, Failure> {
     match (&session.slots, &session.nodes[..]) {
-        (None, [node]) if node.gatherer.takes(asked) => node.gatherer.rows_of(keys, asked).await,
+        (None, [node]) if Gatherer::takes(asked) => node.gatherer.rows_of(keys, asked).await,
         (None, [node]) => {
             let views = views_of(asked);
             let calls = lookup(keys, asked, &views);

@@ -4,13 +4,14 @@
 //! a lookup costs. The first lookup to come therefore waits, not for a time, but until all that can run on the runtime has run,
 //! and sends its keys with those that others have added by then. One that is alone waits for nothing but a look at the sockets.
 
+use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, Value};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
 use super::calls::{Keys, is_version};
@@ -28,9 +29,8 @@ const CALL_KEYS: usize = 40;
 #[derive(Debug)]
 pub(super) struct Gatherer {
     connection: MultiplexedConnection,
-    /// Where connections are served. Lookups of other runtimes, whose threads may stand behind these, do not join.
-    runtime: Handle,
-    waiting: Mutex<Batch>,
+    /// Those of each runtime apart: who is not on it is not waited for.
+    waiting: Mutex<HashMap<Id, Batch>>,
 }
 
 /// Rows in the order of the keys.
@@ -52,24 +52,26 @@ struct Batch {
 }
 
 impl Gatherer {
-    /// One for the runtime that it is called within.
-    pub(super) fn new(connection: MultiplexedConnection) -> Self {
-        Self { connection, runtime: Handle::current(), waiting: Mutex::default() }
-    }
-
     /// Whether a lookup of these keys may travel with others.
-    pub(super) fn takes(&self, asked: &[RowKey]) -> bool {
-        asked.len() <= LOOKUP_KEYS && Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id())
+    pub(super) fn takes(asked: &[RowKey]) -> bool {
+        asked.len() <= LOOKUP_KEYS
     }
 
-    /// The rows of these keys, in their order. Fails as where the connection is another if a view is not whole.
+    pub(super) fn new(connection: MultiplexedConnection) -> Self {
+        Self { connection, waiting: Mutex::default() }
+    }
+
+    /// The rows of these keys, in their order. Fails as where the connection is another if a view is not whole. Must be called
+    /// within a tokio runtime, with as few keys as [`Self::takes`] allows.
     pub(super) async fn rows_of(self: &Arc<Self>, keys: &Keys, asked: &[RowKey]) -> Result<Rows, Failure> {
+        let here = Handle::current().id();
         let (sender, answer) = oneshot::channel();
         let (full, is_first) = {
             let mut waiting = self.waiting.lock();
-            let full = (waiting.keys + asked.len() > CALL_KEYS).then(|| mem::take(&mut *waiting));
-            let is_first = waiting.lookups.is_empty();
-            waiting.add(keys, asked, sender);
+            let batch = waiting.entry(here).or_default();
+            let full = (batch.keys + asked.len() > CALL_KEYS).then(|| mem::take(batch));
+            let is_first = batch.lookups.is_empty();
+            batch.add(keys, asked, sender);
             (full, is_first)
         };
         if let Some(full) = full {
@@ -79,8 +81,11 @@ impl Gatherer {
             let gatherer = Arc::clone(self);
             tokio::spawn(async move {
                 tokio::task::yield_now().await;
-                let batch = mem::take(&mut *gatherer.waiting.lock());
-                batch.send(gatherer.connection.clone()).await;
+                // One that was full went before.
+                let batch = gatherer.waiting.lock().remove(&here);
+                if let Some(batch) = batch {
+                    batch.send(gatherer.connection.clone()).await;
+                }
             });
         }
         let (rows, lost) = answer.await.unwrap_or(Err(Failure::OtherEpoch))?;
