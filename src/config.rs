@@ -41,8 +41,8 @@ pub struct Given {
     /// The most connections at once [default: 1000]
     #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
-    /// The threads that serve connections and lookups; a connection stays on one of them [default: as many as there are processors,
-    /// one less beside a Redis on this machine]
+    /// The threads that serve connections and lookups; a connection stays on one of them [default: one less than there are
+    /// processors]
     #[arg(long, env = "TIDEGATE_CONNECTION_THREADS", value_name = "N")]
     pub connection_threads: Option<usize>,
     /// The most memory that queries may hold, in MiB [default: 4096]

@@ -125,12 +125,11 @@ impl Gateway {
     }
 }
 
-/// How many threads serve connections and lookups. A Redis on this machine works as they do, and gets one of their processors:
-/// they then gather more lookups a round trip instead of taking turns with it.
+/// How many threads serve connections and lookups: one processor is left to those who ask and are asked. Where clients, Redis or queries
+/// work on this machine too, each of so many threads answers more lookups at a time, and none waits for its turn on a processor.
 fn connection_threads(config: &Config) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let beside_redis = config.redis.as_deref().is_some_and(RedisStore::is_near);
-    config.connection_threads.unwrap_or_else(|| (processors - usize::from(beside_redis)).max(1))
+    config.connection_threads.unwrap_or_else(|| (processors - 1).max(1))
 }
 
 fn clock(instant: Option<&str>) -> Result<Arc<dyn Clock>> {

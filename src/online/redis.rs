@@ -136,11 +136,6 @@ impl std::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Whether the servers at `url` are on this machine, as far as their names tell.
-    pub fn is_near(url: &str) -> bool {
-        Address::parse(url).is_ok_and(|address| address.is_near())
-    }
-
     /// The rows of `store` in the Redis at `url`: `redis://`, `redis+unix://`, `redis+sentinel://` or `redis+cluster://`, with `rediss`
     /// behind TLS. Waits for nothing, so that a gateway starts while Redis is away; must be called within a tokio runtime, whose tasks
     /// drive the connections.

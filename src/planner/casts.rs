@@ -233,10 +233,11 @@ fn is_read(from: &SqlType, to: &SqlType) -> bool {
 /// Whether a cast writes as text what Arrow writes differently.
 fn is_shown(from: &SqlType, to: &SqlType) -> bool {
     use SqlType::{
-        Array, Bytea, Char, Date, DoublePrecision, Interval, Json, Name, Real, Text, Time, Timestamp, TimestampTz, Uuid, Vector,
+        Array, Bytea, Char, Date, DoublePrecision, Int2Vector, Interval, Json, Name, OidVector, Real, Text, Time, Timestamp,
+        TimestampTz, Uuid, Vector,
     };
-    let written_otherwise =
-        matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea | Array(_) | Vector(_));
+    let written_otherwise = matches!(from, Real | DoublePrecision | Date | Time | Timestamp | TimestampTz | Interval | Bytea)
+        || matches!(from, Array(_) | Vector(_) | Int2Vector | OidVector);
     // These are text already; a plain cast would keep what tells their type.
     matches!(to, Text) && (written_otherwise || matches!(from, Uuid | Json | Name | Char))
 }

@@ -405,13 +405,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         }
     }
 
-    /// Writes what waits, as far as the client takes it before the statement is cancelled or out of time.
+    /// Writes what waits, as far as the client takes it before the statement is cancelled or out of time. The other connections
+    /// of the thread then have their turn, however fast this one's client reads.
     pub(super) async fn flush_guarded(&mut self, deadline: Option<Instant>) -> Result<(), Failure> {
         tokio::select! {
             biased;
-            reason = stopped(&self.registration.switch, deadline) => Err(reason),
-            flushed = self.wire.flush() => flushed,
+            reason = stopped(&self.registration.switch, deadline) => return Err(reason),
+            flushed = self.wire.flush() => flushed?,
         }
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     /// The next message of a `COPY … FROM STDIN`.

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::block::too_much_written;
 use super::{Answer, CopyIn, Session};
 use crate::error::{Error, Result, SqlState};
-use crate::executor::own_bytes;
+use crate::executor::{at_length, own_bytes};
 use crate::ingest::Intake;
 use crate::parser::{
     CopyOptions, Insert, Query, RelationName, Statement, assigned_parameters, takes_type_of_column, with_defaults,
@@ -117,8 +117,9 @@ impl Session {
 
     /// Writes what a `COPY … FROM STDIN` brought; gives the tag.
     pub async fn copy_in(&mut self, copy: &CopyIn, rows: Vec<RecordBatch>) -> Result<String> {
-        let batch =
-            concat_batches(&copy.columns, &rows).map_err(|source| Error::internal("could not gather rows").caused_by(source))?;
+        let gather = || concat_batches(&copy.columns, &rows);
+        let batch = if rows.len() > 1 { at_length(gather) } else { gather() };
+        let batch = batch.map_err(|source| Error::internal("could not gather rows").caused_by(source))?;
         let count = self.validate_and_write(&copy.target, &batch).await?;
         Ok(format!("COPY {count}"))
     }

@@ -15,7 +15,6 @@
 //! a server that asks for a certificate. Files are PEM, read at each connection, so that they may be renewed.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use redis::RedisConnectionInfo;
@@ -103,17 +102,6 @@ impl Address {
             (false, _) => return Err(malformed("What stands after the question mark is known behind rediss:// alone.")),
         };
         Ok(address)
-    }
-
-    /// Whether the servers are on this machine, as far as their names tell.
-    pub(super) fn is_near(&self) -> bool {
-        let is_loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        let is_near = |(host, _): &Host| host == "localhost" || is_loopback(host);
-        match &self.place {
-            Place::Socket(_) => true,
-            Place::Host(host) => is_near(host),
-            Place::Sentinels { sentinels: hosts, .. } | Place::Cluster(hosts) => hosts.iter().all(is_near),
-        }
     }
 
     /// `[user[:password]@]host[:port][,…][/part[/part]]`; `place` says what hosts and path mean, and which part is the database.
@@ -272,16 +260,6 @@ mod tests {
 
     fn host(name: &str, port: u16) -> Host {
         (name.to_owned(), port)
-    }
-
-    #[test]
-    fn servers_on_this_machine_are_known_by_their_names() {
-        let near =
-            ["redis://", "redis://localhost:1", "rediss://[::1]", "unix:///run/a", "redis+cluster://127.0.0.1,127.0.0.2:3"];
-        let far = ["redis://db", "redis+cluster://localhost,db", "redis+sentinel://10.0.0.1/mine"];
-        let is_near = |url: &&str| Address::parse(url).unwrap().is_near();
-        assert!(near.iter().all(is_near));
-        assert!(!far.iter().any(is_near));
     }
 
     #[test]

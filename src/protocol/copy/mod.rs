@@ -21,6 +21,9 @@ use crate::session::CopyIn;
 pub(super) use read::CopyReader;
 pub(super) use write::CopyWriter;
 
+/// How many bytes are read before other connections have their turn.
+const READ_BYTES: usize = 64 * 1024;
+
 fn message_format(format: CopyFormat) -> Format {
     match format {
         CopyFormat::Text | CopyFormat::Csv => Format::Text,
@@ -34,7 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let mut reader = CopyReader::new(copy, self.zone()?, self.limits.message_bytes_max)?;
         self.wire.outbox.copy_in(message_format(copy.options.format), copy.columns.fields().len())?;
         self.flush_guarded(deadline).await?;
-        let mut taken = 0;
+        let (mut taken, mut turn_ends) = (0, READ_BYTES);
         loop {
             let frame = self.next_guarded(deadline).await?;
             match Message::parse(&frame)? {
@@ -44,6 +47,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                         return Err(Failure::Statement(self.copy_too_long()));
                     }
                     reader.feed(data)?;
+                    // Connections of one thread have their turns, however fast a client sends.
+                    if taken >= turn_ends {
+                        turn_ends = taken + READ_BYTES;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Message::CopyDone => break,
                 Message::CopyFail(why) => {
