@@ -97,6 +97,8 @@ impl Gateway {
         let log = data.path().join(format!("gateway-{}.log", unique()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("store"));
+        // However few processors the machine has, what connections do to each other crosses threads.
+        command.args(["--connection-threads", "3"]);
         if let Some(url) = setup.url.clone().or(redis.as_ref().map(|redis| redis.url())) {
             // However busy the machine is, a Redis that answers is not taken for one that hangs.
             command.args(["--redis", &url, "--redis-read-ms", "3000"]);
