@@ -69,7 +69,7 @@ impl QueryRuntime {
 }
 
 /// Does what takes milliseconds on a thread that serves connections: the others go on meanwhile on another thread, to which
-/// they are handed in some ten microseconds. On a runtime of one thread they wait.
+/// they are handed in some ten microseconds. On a runtime of the current thread alone they wait.
 pub fn at_length<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => block_in_place(work),

@@ -34,7 +34,7 @@ pub struct MemoryStore {
 struct ViewRows {
     shards: [RwLock<Shard>; SHARDS],
     applied: Mutex<Applied>,
-    /// Whether `applied` is [`Applied::Through`] a version. Changed while `applied` is locked, before any row that it is to speak of.
+    /// Whether `applied` is [`Applied::Through`] a version, for lookups, which wait for no lock. Changed while `applied` is locked.
     are_whole: AtomicBool,
 }
 
@@ -123,9 +123,14 @@ impl OnlineStore for MemoryStore {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunk_by(|one, next| one.view == next.view) {
             let Some(stored) = views.get(&keys[0].view) else { return Err(not_whole()) };
+            // Before, as rows that were missing then may have come since; and after, as they may be missing by now.
+            let are_whole = || stored.are_whole.load(Ordering::Acquire);
+            if !are_whole() {
+                return Err(not_whole());
+            }
             let row = |key: &RowKey| stored.shards[self.shard(&key.entity)].read().rows.get(&key.entity).cloned();
             rows.extend(keys.iter().map(row));
-            if !stored.are_whole.load(Ordering::Acquire) {
+            if !are_whole() {
                 return Err(not_whole());
             }
         }

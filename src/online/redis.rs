@@ -53,7 +53,7 @@
 //! | `cluster\|slots`, `cluster\|info` | in a cluster |
 //! | `select` | in a database other than 0 |
 //!
-//! Small lookups of all connections that come at the same moment are one call of one server, as [`gather`] says.
+//! Small lookups of a thread's connections that come at the same moment are one call of one server, as [`gather`] says.
 //!
 //! A Redis that is away is noticed by [`link`], and calls then fail at once. One that hangs, or answers slowly, costs a lookup
 //! [`CallLimits::read`] and a write [`CallLimits::write`], never more: who waits is told, and the rows are in the offline store either

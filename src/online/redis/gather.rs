@@ -1,4 +1,4 @@
-//! Lookups that come at the same moment travel as one call.
+//! Lookups of a thread's connections that come at the same moment travel as one call.
 //!
 //! What a server, its library and the system ask for a call is the same for one key as for a few: with many clients it is most of what
 //! a lookup costs. The first lookup to come therefore waits, not for a time, but until all that can run on the runtime has run,
