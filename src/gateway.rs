@@ -24,7 +24,7 @@ use crate::offline::{Durability, LanceStore, SharedOfflineStore};
 use crate::online::{CallLimits, MemoryStore, OnlineStore, OnlineViews, RedisStore};
 use crate::planner::{Planner, PlannerConfig, Stores};
 use crate::registry::{ObjectId, Registry, RegistryStore, TableSource, Target, Ttl};
-use crate::server::{self, ServerConfig};
+use crate::server::{self, ServerConfig, Threads};
 use crate::session::{Services, SessionLimits};
 use crate::time::{Clock, CommitTime, SetClock, SystemClock};
 use crate::types::text::{parse_instant, parse_interval};
@@ -93,12 +93,9 @@ impl Gateway {
         };
         let listener = TcpListener::bind(&self.config.listen).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        let mut server = ServerConfig {
-            connections_max: self.config.connections_max,
-            threads: connection_threads(&self.config),
-            ..ServerConfig::default()
-        };
+        let mut server = ServerConfig { connections_max: self.config.connections_max, ..ServerConfig::default() };
         server.limits.message_bytes_max = self.config.message_bytes_max;
+        let threads = Threads::start(connection_threads(&self.config))?;
         let (stop, stopped) = watch::channel(false);
         let long_work = self.services.planner.runtime().handle()?;
         let maintainer = long_work.spawn(maintain(Arc::clone(&self.services), stopped.clone()));
@@ -106,12 +103,11 @@ impl Gateway {
         let follower = tokio::spawn(follow(Arc::clone(&self.services), stopped));
         info!(%address, data = %self.config.data, "accepting connections");
         ready(address);
-        let served = server::serve(listener, server, Arc::clone(&self.services), shutdown).await;
+        server::serve(listener, threads, server, Arc::clone(&self.services), shutdown).await;
         stop.send_replace(true);
         maintainer.await.map_err(|source| Error::internal("the task that keeps files few failed").caused_by(source))?;
         tidier.await.map_err(|source| Error::internal("the task that removes old files failed").caused_by(source))?;
-        follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))?;
-        served
+        follower.await.map_err(|source| Error::internal("the task that follows other gateways failed").caused_by(source))
     }
 
     async fn start_following(&self) {

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate::config::{ConfigFile, Given, refuse_unknown_variables};
-use tidegate::error::Result;
+use tidegate::error::{Error, Result, SqlState};
 use tidegate::gateway::Gateway;
 use tidegate::gateway::audit::{self, Audited, Repair};
 use tidegate::server::connection_runtime;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -120,7 +121,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Audit { views, repair, file, given } => {
             let repair = if repair { Repair::Yes } else { Repair::No };
             let config = given.resolve(file.config.as_deref())?;
-            let audited = connection_runtime()?.block_on(audit::audit(&config, &views, repair))?;
+            let audited = all_processors()?.block_on(audit::audit(&config, &views, repair))?;
             say(&audit::summary(&audited));
             Ok(if audited.iter().all(Audited::agrees) { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
@@ -129,6 +130,11 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// A runtime for what serves nobody, with a thread for each processor.
+fn all_processors() -> Result<Runtime> {
+    Runtime::new().map_err(|source| Error::new(SqlState::SystemError, "could not start the threads").caused_by(source))
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command that has one")]
@@ -142,7 +148,7 @@ fn announce(address: std::net::SocketAddr) {
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own answer")]
-fn complain(error: &tidegate::error::Error) {
+fn complain(error: &Error) {
     eprintln!("tidegate: {error}");
     if let Some(hint) = error.hint_text() {
         eprintln!("hint: {hint}");

@@ -12,12 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::error::Result;
 use crate::protocol::{Host, Limits, Room, Stopping, serve_connection};
 use crate::session::Services;
-use threads::Threads;
 
-pub use threads::connection_runtime;
+pub use threads::{Threads, connection_runtime};
 
 /// What the server as a whole may take.
 #[derive(Clone, Debug)]
@@ -26,15 +24,13 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// The connections served at once. Further clients are told that there are too many.
     pub connections_max: usize,
-    /// The threads that serve them. The one that [`serve`] is called on is the first.
-    pub threads: usize,
     /// How long a stop waits for what runs before cancelling it.
     pub drain_timeout: Duration,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { limits: Limits::default(), connections_max: 100, threads: 1, drain_timeout: Duration::from_secs(5) }
+        Self { limits: Limits::default(), connections_max: 100, drain_timeout: Duration::from_secs(5) }
     }
 }
 
@@ -47,18 +43,18 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after an error of the listener, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the clients of `listener` until `shutdown` completes. Then it accepts no more; connections are told `57P01` and close
+/// Serves the clients of `listener` on these threads until `shutdown` completes. Then it accepts no more; connections are told `57P01` and close
 /// as they become idle; what still runs after [`ServerConfig::drain_timeout`] is cancelled. Every connection has ended when
-/// this returns. Fails, before it accepts any, where the system gives it no threads.
+/// this returns.
 ///
 /// Not cancel safe: dropping it drops all connections where they are.
 pub async fn serve(
     listener: TcpListener,
+    threads: Threads,
     config: ServerConfig,
     services: Arc<Services>,
     shutdown: impl Future<Output = ()>,
-) -> Result<()> {
-    let threads = Threads::start(config.threads)?;
+) {
     let (stopping, watched) = watch::channel(Stopping::No);
     let host =
         Host { services, limits: config.limits.clone(), statements: Arc::default(), cancels: Arc::default(), stopping: watched };
@@ -89,12 +85,11 @@ pub async fn serve(
             }
         };
         if tokio::time::timeout(timeout, all_ended).await.is_ok() {
-            return Ok(());
+            return;
         }
     }
     warn!(connections = connections.len(), "connections did not end by themselves");
     connections.shutdown().await;
-    Ok(())
 }
 
 /// Starts a connection of its own, on one of the threads.

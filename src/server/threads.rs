@@ -17,9 +17,9 @@ pub fn connection_runtime() -> Result<Runtime> {
     runtime.map_err(|source| Error::new(SqlState::SystemError, "could not start a thread for connections").caused_by(source))
 }
 
-/// The threads that serve connections.
+/// The threads that serve connections. They end when this is dropped.
 #[derive(Debug)]
-pub(super) struct Threads {
+pub struct Threads {
     /// The first is the one that this was started on.
     threads: Vec<Thread>,
     started: Vec<Runtime>,
@@ -37,8 +37,8 @@ struct Thread {
 pub(super) struct Seat;
 
 impl Threads {
-    /// So many threads, of which the runtime that it is called within is one.
-    pub(super) fn start(count: usize) -> Result<Self> {
+    /// So many threads, of which that of the runtime that it is called within is the first. Fails where the system gives no more.
+    pub fn start(count: usize) -> Result<Self> {
         let started: Vec<_> = (1..count).map(|_| connection_runtime()).collect::<Result<_>>()?;
         let all = std::iter::once(Handle::current()).chain(started.iter().map(|runtime| runtime.handle().clone()));
         let threads = all.map(|runtime| Thread { runtime, connections: Arc::new(Seat) }).collect();
